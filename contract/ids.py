@@ -1,0 +1,44 @@
+"""Identifiers on the wire: finetune ids and the model strings that name a saved checkpoint.
+
+Parse and format live here and nowhere else. Source: http-api.md sections 6 and 13.1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MODEL_PREFIX = "moondream3-preview"
+
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_CHECKPOINT = re.compile(
+    r"(?:.*/)?(?P<finetune_id>[0-9A-Za-z]{26})@(?P<step>[0-9]{1,12})", re.DOTALL
+)
+
+
+def parse_ulid(text: str) -> str | None:
+    """Return the ULID in upper case, or None when the text is not one."""
+    upper = text.upper()
+    return upper if _ULID.fullmatch(upper) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointName:
+    """The weights of a finetune at a step, as in `moondream3-preview/01HXYZ...@40`."""
+
+    finetune_id: str
+    step: int
+
+    def __str__(self) -> str:
+        return f"{MODEL_PREFIX}/{self.finetune_id}@{self.step}"
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointName | None:
+        """Read `{prefix}/{ULID}@{step}`; the prefix may be absent and is not compared."""
+        match = _CHECKPOINT.fullmatch(text)
+        if match is None:
+            return None
+        finetune_id = parse_ulid(match["finetune_id"])
+        if finetune_id is None:
+            return None
+        return cls(finetune_id=finetune_id, step=int(match["step"]))
