@@ -1,0 +1,99 @@
+"""The dialogue over the socket between API and worker: who may say what, as plain headers.
+
+    API    -> worker   {"kind": "call", "id": n, "verb": ..., "command": ..., "images": [...]}  + pixels
+    API    -> worker   {"kind": "stop"}
+    worker -> API      {"kind": "loading", "text": ...}            any number, before ready
+    worker -> API      {"kind": "ready", "epoch": n, "model": ...} once
+    worker -> API      {"kind": "result", "id": n, "epoch": n, "result": ...}
+    worker -> API      {"kind": "error", "id": n, "epoch": n, "error": {"type", "message", "code", "loc"}}
+
+Every call gets exactly one result or error, or the socket ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from contract.codec import from_plain, to_plain
+from contract.engine import (
+    Answer,
+    Answered,
+    MakeRollouts,
+    RolloutsMade,
+    StepTrained,
+    TrainStep,
+)
+from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFull
+from contract.framing import Message
+from contract.skills import Pixels
+
+COMMANDS: dict[str, type] = {
+    "make_rollouts": MakeRollouts,
+    "train_step": TrainStep,
+    "answer": Answer,
+    "drop": str,
+}
+RESULTS: dict[str, type | None] = {
+    "make_rollouts": RolloutsMade,
+    "train_step": StepTrained,
+    "answer": Answered,
+    "drop": None,
+}
+
+
+def call_message(call_id: int, verb: str, command: Any, images: Sequence[Pixels] = ()) -> Message:
+    """One call; the pixels of `images` travel as blobs, in order."""
+    header = {
+        "kind": "call",
+        "id": call_id,
+        "verb": verb,
+        "command": to_plain(command),
+        "images": [[i.height, i.width, i.digest] for i in images],
+    }
+    return Message(header=header, blobs=[i.data for i in images])
+
+
+def read_call(message: Message) -> tuple[int, str, Any, list[Pixels]]:
+    """Return (id, verb, command, images) of a call."""
+    header = message.header
+    verb: str = header["verb"]
+    images = [
+        Pixels(height=height, width=width, digest=digest, data=bytes(blob))
+        for (height, width, digest), blob in zip(header["images"], message.blobs, strict=True)
+    ]
+    return header["id"], verb, from_plain(COMMANDS[verb], header["command"]), images
+
+
+def read_result(verb: str, message: Message) -> Any:
+    """Return the typed result of a call.
+
+    Raises:
+        EngineError: The worker answered with an error.
+    """
+    if message.header["kind"] == "error":
+        raise error_from_plain(message.header["error"])
+    result_type = RESULTS[verb]
+    return None if result_type is None else from_plain(result_type, message.header["result"])
+
+
+def error_to_plain(error: EngineError) -> dict[str, Any]:
+    """The `error` object of an error message."""
+    if isinstance(error, RequestRefused):
+        return {
+            "type": "request_refused",
+            "message": error.message,
+            "code": error.code,
+            "loc": list(error.loc),
+        }
+    kind = "storage_full" if isinstance(error, StorageFull) else "engine_failed"
+    return {"type": kind, "message": str(error)}
+
+
+def error_from_plain(error: dict[str, Any]) -> EngineError:
+    """The exception that an `error` object stands for."""
+    if error["type"] == "request_refused":
+        return RequestRefused(error["message"], code=error["code"], loc=error["loc"])
+    if error["type"] == "storage_full":
+        return StorageFull(error["message"])
+    return EngineFailed(error["message"])
