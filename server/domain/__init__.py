@@ -1,0 +1,1 @@
+"""Facts and rules of the service; no HTTP, no SQL."""

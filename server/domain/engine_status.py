@@ -1,0 +1,23 @@
+"""What the engine client says about the trainer, without asking it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from contract.engine import ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStatus:
+    """`starting` until the first model answers, `unavailable` while a worker that died is replaced.
+
+    Attributes:
+        state: Calls are handed over only when `ready`.
+        detail: A sentence for people: what is being loaded, why the worker is away.
+        model: What is loaded, or was loaded last; None before the first load.
+    """
+
+    state: Literal["starting", "ready", "unavailable"]
+    detail: str = ""
+    model: ModelInfo | None = None
