@@ -1,0 +1,1 @@
+"""Makes a tiny Moondream from nothing: its data, its tokenizer, its training, its evaluation."""
