@@ -1,0 +1,220 @@
+"""Pretrain the tiny Moondream on drawn scenes; seeded, and resumable at any saved step.
+
+    python -m tiny.train --run tiny/runs/1 --steps 10000
+
+Batch k is a function of (seed, k) alone, so a run that was stopped and taken up again sees the
+same examples as one that was not. The state is written every few minutes; `--export DIR` writes what
+the run holds as a checkpoint in the published layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tiny.model_config import tiny_config
+from tiny.packing import Branch, Pack, branch, pack
+from tiny.scenes import training_example
+from tiny.tokenizer import build_tokenizer
+from trainer.model.checkpoint import save_model
+from trainer.model.config import NUM_BINS, MoondreamConfig
+from trainer.model.crops import make_crops
+from trainer.model.moondream import Moondream
+from trainer.model.tokenizer import Tokenizer
+from trainer.skills.base import Language
+
+BATCH = 16  # pictures
+NUM_TASKS = 8  # about each
+PEAK_LR = 1.5e-3
+WARMUP_STEPS = 300
+COORD_WEIGHT = 1.0
+SIZE_WEIGHT = 0.7
+STEPS_BETWEEN_SAVES = 200
+
+Crops = tuple[np.ndarray, tuple[int, int]]
+
+
+def blur_bins(step: int, steps: int) -> float:
+    """Width (in bins) of the Gaussian that labels are spread over: wide at first, sharp at the end."""
+    return 24.0 * (5.0 / 24.0) ** min(1.0, step / (0.7 * steps))
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to 2 % of the peak."""
+    if step < WARMUP_STEPS:
+        return PEAK_LR * (step + 1) / WARMUP_STEPS
+    progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
+    return PEAK_LR * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def shapes_range(step: int, steps: int) -> tuple[int, int]:
+    """The curriculum: single shapes first, up to four in the end."""
+    progress = step / steps
+    return (1, 1) if progress < 0.06 else (1, 2) if progress < 0.15 else (1, 3 + (step % 4 == 0))
+
+
+def make_batch(
+    seed: int, step: int, steps: int, config: MoondreamConfig, language: Language
+) -> tuple[list[Crops], Pack]:
+    """Draw the pictures and tasks of one step."""
+    crops: list[Crops] = []
+    rows: list[list[Branch]] = []
+    for index in range(BATCH):
+        example = training_example(
+            (seed << 32) + step * BATCH + index,
+            num_tasks=NUM_TASKS,
+            num_shapes=shapes_range(step, steps),
+            other_size_share=0.0 if step < 0.1 * steps else 0.12,
+        )
+        crops.append(make_crops(np.asarray(example.scene.image), config.vision))
+        rows.append([branch(task, language) for task in example.tasks])
+    return crops, pack(rows, prefix_len=config.text.prefix_attn, language=language)
+
+
+def losses(model: Moondream, crops: list[Crops], batch: Pack, blur: float) -> dict[str, Tensor]:
+    """Mean loss of each kind of draw."""
+    image_BPD = model.vision.encode_images(crops)
+    embeds_BTD = model.embed_tokens(batch.ids_BT)
+    num_image_tokens = image_BPD.shape[1]
+    embeds_BTD = torch.cat(
+        (embeds_BTD[:, :1], image_BPD, embeds_BTD[:, 1 + num_image_tokens :]), dim=1
+    )
+    shape = embeds_BTD.shape
+    flat = embeds_BTD.reshape(-1, shape[-1])
+    flat = flat.index_copy(0, batch.coord_at, model.region.encode_coord(batch.coord_values))
+    flat = flat.index_copy(0, batch.size_at, model.region.encode_size(batch.size_values))
+    hidden_BTD = model.text(
+        flat.view(shape), positions_BT=batch.positions_BT, attention_mask_BTS=batch.mask_BTT
+    )
+    hidden_AD = hidden_BTD.reshape(-1, shape[-1])[batch.action_at]
+    ids = model.config.tokenizer
+    text = model.text.logits(hidden_AD[batch.is_free_A])
+    pair = model.text.logits(
+        hidden_AD[batch.is_choice_A], rows=torch.tensor([ids.coord_id, ids.eos_id])
+    )
+    is_end = (batch.tokens_A[batch.is_choice_A] == ids.eos_id).long()
+    return {
+        "text": F.cross_entropy(text, batch.tokens_A[batch.is_free_A]),
+        "choice": F.cross_entropy(pair, is_end),
+        "coord": _blurred_cross_entropy(
+            model.region.coord_logits(hidden_AD[batch.coord_action]), batch.coord_bins, blur
+        ),
+        "size": _blurred_cross_entropy(
+            model.region.size_logits(hidden_AD[batch.size_action]), batch.size_bins, blur
+        ),
+    }
+
+
+def _blurred_cross_entropy(logits: Tensor, bins: Tensor, blur: float) -> Tensor:
+    """Cross-entropy against a Gaussian around the right bin, less the Gaussian's own entropy."""
+    offset = torch.arange(NUM_BINS) - bins[..., None]
+    target = torch.softmax(-0.5 * (offset / blur) ** 2, dim=-1)
+    log_probs = F.log_softmax(logits.float(), dim=-1)
+    return (target * (torch.log(target + 1e-12) - log_probs)).sum(-1).mean()
+
+
+def make_language(config: MoondreamConfig) -> Language:
+    return Language(
+        tokenizer=Tokenizer(build_tokenizer()),
+        ids=config.tokenizer,
+        vocab_size=config.text.vocab_size,
+    )
+
+
+def train(run: Path, *, seed: int, steps: int, threads: int, minutes: float | None) -> None:
+    torch.set_num_threads(threads)
+    run.mkdir(parents=True, exist_ok=True)
+    config = tiny_config()
+    language = make_language(config)
+    model = Moondream.from_scratch(config, seed=seed).train()
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.98), foreach=True)
+    state_file, log_file = run / "state.bin", run / "log.jsonl"
+    step, seconds = 0, 0.0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds = state["step"], state["seconds"]
+    average: dict[str, float] = {}
+    started = time.monotonic()
+    with log_file.open("a") as log:
+        while step < steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps)
+            crops, batch = make_batch(seed, step, steps, config, language)
+            parts = losses(model, crops, batch, blur_bins(step, steps))
+            loss = parts["text"] + parts["choice"]
+            loss = loss + COORD_WEIGHT * parts["coord"] + SIZE_WEIGHT * parts["size"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if torch.isfinite(norm):
+                optimizer.step()
+            step += 1
+            for name, value in {**parts, "norm": norm}.items():
+                average[name] = 0.98 * average.get(name, value.item()) + 0.02 * value.item()
+            is_over = minutes is not None and time.monotonic() - started > 60 * minutes
+            if step % 50 == 0:
+                spent = seconds + time.monotonic() - started
+                line = {"step": step, "seconds": round(spent, 1)}
+                line |= {name: round(value, 4) for name, value in average.items()}
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+            if step % STEPS_BETWEEN_SAVES == 0 or step == steps or is_over:
+                state = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "seconds": seconds + time.monotonic() - started,
+                }
+                temporary = state_file.with_suffix(".tmp")
+                torch.save(state, temporary)
+                temporary.replace(state_file)
+            if is_over:
+                return
+
+
+def export(run: Path, directory: Path) -> None:
+    """Write the run's weights as a published checkpoint in bfloat16, with its tokenizer."""
+    state = torch.load(run / "state.bin", weights_only=True)
+    model = Moondream(tiny_config())
+    model.load_state_dict(state["model"])
+    directory.mkdir(parents=True, exist_ok=True)
+    save_model(model, directory, dtype=torch.bfloat16)
+    build_tokenizer().save(str(directory / "tokenizer.json"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=float, help="stop after this time, resumable")
+    parser.add_argument("--export", type=Path, help="write the checkpoint here and end")
+    arguments = parser.parse_args()
+    if arguments.export is not None:
+        export(arguments.run, arguments.export)
+    else:
+        train(
+            arguments.run,
+            seed=arguments.seed,
+            steps=arguments.steps,
+            threads=arguments.threads,
+            minutes=arguments.minutes,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""`python -m trainer`: load the model, then serve the API process over an inherited socket.
+
+Exit status 2: this cannot work as configured; the last line on stderr says why in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import signal
+import socket
+import sys
+
+import torch
+
+from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine, warm_up
+from trainer.hub import find_model
+from trainer.loading import LoadError, load
+from trainer.worker import Connection, run_worker
+
+EXIT_REFUSED = 2
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    arguments = _parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _die_with_parent()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    connection = Connection(socket.socket(fileno=arguments.fd))
+    try:
+        connection.send({"kind": "loading", "text": f"loading {arguments.name or arguments.model}"})
+        directory = find_model(arguments.model)
+        loaded = load(
+            directory,
+            name=arguments.name or directory.name,
+            device=arguments.device,
+            dtype=arguments.dtype,
+        )
+        engine = TrainerEngine(loaded, micro_batch_tokens=arguments.micro_batch_tokens)
+        warm_up(engine)
+        run_worker(connection, engine, epoch=arguments.epoch)
+    except LoadError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the supervisor shows this line
+        return EXIT_REFUSED
+    except (BrokenPipeError, ConnectionResetError):
+        return 0
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="our end of the socket pair")
+    parser.add_argument("--epoch", type=int, required=True, help="the number of this life")
+    parser.add_argument("--model", required=True, help="a checkpoint directory or a hub repository")
+    parser.add_argument("--name", default="", help="what the model is called on the wire")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: its choice")
+    parser.add_argument(
+        "--micro-batch-tokens",
+        type=int,
+        default=DEFAULT_MICRO_BATCH_TOKENS,
+        help="positions that a train step computes at once",
+    )
+    return parser.parse_args()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end us with the API process, also when it is killed while we compute."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

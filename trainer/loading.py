@@ -1,0 +1,102 @@
+"""From a checkpoint directory to a frozen model that is ready to answer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from contract.engine import ModelInfo
+from trainer.model.checkpoint import load_model
+from trainer.model.moondream import Moondream
+from trainer.model.tokenizer import TOKENIZER_FILE, Tokenizer
+from trainer.skills import SKILLS, TUNABLE_SKILLS
+from trainer.skills.base import Language
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class LoadError(Exception):
+    """The model cannot be loaded; the message is one sentence for the person who started the server."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    model: Moondream
+    language: Language
+    info: ModelInfo
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` takes the GPU if there is one.
+
+    Raises:
+        LoadError: `cuda` was asked for and there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if has_cuda else "cpu"
+    if device.startswith("cuda") and not has_cuda:
+        raise LoadError("--device cuda was asked for, but torch sees no CUDA device.")
+    return torch.device(device)
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on the CPU."""
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    return DTYPES[dtype]
+
+
+def load(directory: Path, *, name: str, device: str, dtype: str) -> LoadedModel:
+    """Load, freeze and describe a checkpoint.
+
+    Raises:
+        LoadError: The directory is not a checkpoint, or the device is not there.
+    """
+    if not (directory / "config.json").is_file():
+        raise LoadError(
+            f"{directory} holds no config.json; --model wants a checkpoint directory in the Hugging "
+            "Face layout (config.json, model.safetensors, tokenizer.json) or the word tiny."
+        )
+    if not (directory / TOKENIZER_FILE).is_file():
+        raise LoadError(f"{directory} holds no {TOKENIZER_FILE}; put the model's tokenizer there.")
+    chosen_device = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, chosen_device)
+    try:
+        model = load_model(directory, device=str(chosen_device), dtype=chosen_dtype)
+    except ValueError as error:
+        raise LoadError(str(error)) from error
+    model.eval().requires_grad_(False)
+    config = model.config
+    language = Language(
+        tokenizer=Tokenizer.from_directory(directory),
+        ids=config.tokenizer,
+        vocab_size=config.text.vocab_size,
+        coord_divisor=config.region.coord_divisor,
+    )
+    info = ModelInfo(
+        name=name,
+        family=config.family.value,
+        digest=checkpoint_digest(directory),
+        device=str(chosen_device),
+        dtype=str(chosen_dtype).removeprefix("torch."),
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        max_context=config.text.max_context,
+        skills=tuple(skill.value for skill in SKILLS),
+        tunable_skills=tuple(skill.value for skill in TUNABLE_SKILLS),
+    )
+    return LoadedModel(model=model, language=language, info=info)
+
+
+def checkpoint_digest(directory: Path) -> str:
+    """SHA-256 (hex) over names and contents of configuration, tokenizer and weights."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.suffix in (".json", ".safetensors"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""The numbers of a step that callers see beside the loss (http-api.md 10.5)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from contract.engine import TrainStep
+from contract.groups import RLGroup
+from trainer.train_step import Plan, Tally
+
+
+def reward_metrics(groups: Sequence[RLGroup]) -> tuple[float | None, float | None]:
+    """Mean of the groups' mean rewards, and the population deviation of all rewards; None without groups."""
+    if not groups:
+        return None, None
+    everything = [reward for group in groups for reward in group.rewards]
+    mean = statistics.fmean(statistics.fmean(group.rewards) for group in groups)
+    return mean, statistics.pstdev(everything)
+
+
+def step_extras(
+    command: TrainStep, plan: Plan, tally: Tally, num_images: int, seconds: float
+) -> dict[str, Any]:
+    """The optional fields of a step's answer."""
+    num_tokens = sum(len(example.row.actions) for example in plan.examples)
+    lags = [
+        command.adapter.step - example.policy_step
+        for example in plan.examples
+        if example.policy_step is not None
+    ]
+    by_skill: dict[str, list[float]] = {}
+    for group in command.groups:
+        if isinstance(group, RLGroup):
+            by_skill.setdefault(group.request.skill, []).append(statistics.fmean(group.rewards))
+    return {
+        "lr": command.lr,
+        "num_tokens": num_tokens,
+        "policy_lag": statistics.fmean(lags) if lags else None,
+        "clip_fraction": tally.num_clipped / tally.num_actions if tally.num_actions else None,
+        "logprob_gap_mean": tally.gap / tally.num_gap if tally.num_gap else None,
+        "logprob_gap_max": tally.gap_max if tally.num_gap else None,
+        "groups_skipped": plan.num_groups_without_signal,
+        "tokens_per_second": num_tokens / seconds,
+        "images_per_second": num_images / seconds,
+        "reward_by_skill": {skill: statistics.fmean(means) for skill, means in by_skill.items()},
+        "warnings": list(plan.warnings),
+    }

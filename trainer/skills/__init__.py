@@ -1,0 +1,20 @@
+"""The skills by name; adding one means one file here and one line in this table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contract.skills import Skill
+from trainer.skills.base import SkillRules
+from trainer.skills.caption import CaptionSkill
+from trainer.skills.detect import DetectSkill
+from trainer.skills.point import PointSkill
+from trainer.skills.query import QuerySkill
+
+SKILLS: dict[Skill, SkillRules[Any, Any]] = {
+    Skill.QUERY: QuerySkill(),
+    Skill.POINT: PointSkill(),
+    Skill.DETECT: DetectSkill(),
+    Skill.CAPTION: CaptionSkill(),
+}
+TUNABLE_SKILLS = (Skill.QUERY, Skill.POINT, Skill.DETECT)
