@@ -1,6 +1,7 @@
 """Every refusal the service can give, one class each, with its status and its stable code.
 
-Services raise these; `server/api/problems.py` alone turns them into answers. Source: http-api.md 3.2.
+Services raise these; `server/api/problems.py` alone turns them into answers. Source: http-api.md
+3.2.
 """
 
 from __future__ import annotations
@@ -185,6 +186,13 @@ class UnsupportedParameterError(ServiceError):
 
 
 # --- 501, 503
+
+
+class CallerLeftError(ServiceError):
+    """The caller closed the connection while waiting; nobody reads this answer."""
+
+    status = 499
+    code = "caller_left"
 
 
 class NotSupportedError(ServiceError):

@@ -1,0 +1,1 @@
+"""Routes, and how requests and answers look on the wire."""

@@ -1,0 +1,52 @@
+"""Routes of checkpoints; http-api.md section 12."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from server.api.answers import checkpoint_item
+from server.api.deps import Account, ServicesDep, json_answer
+from server.api.pagination import PageDep, page_body
+from server.domain.errors import CheckpointNotFoundError
+from server.domain.rules import MAX_STEP
+
+router = APIRouter(prefix="/v1/tuning/finetunes/{finetune_id}/checkpoints", tags=["checkpoints"])
+
+_MAX_DIGITS = 15
+
+
+@router.post("/save")
+async def save(account: Account, finetune_id: str, services: ServicesDep) -> Response:
+    """Save the newest step; a body is ignored."""
+    checkpoint = await services.checkpoints.save(account, finetune_id)
+    return json_answer({"ok": True, "checkpoint": checkpoint_item(checkpoint)})
+
+
+@router.get("")
+async def list_checkpoints(
+    account: Account, finetune_id: str, query: PageDep, services: ServicesDep
+) -> Response:
+    """List saved steps, ascending."""
+    page = await services.checkpoints.list(
+        account, finetune_id, after_step=query.integer("step", -1), limit=query.limit
+    )
+    return json_answer(page_body("checkpoints", page, checkpoint_item))
+
+
+@router.delete("/{step}")
+async def delete(account: Account, finetune_id: str, step: str, services: ServicesDep) -> Response:
+    """Delete a saved step; training is not touched."""
+    await services.checkpoints.delete(account, finetune_id, parse_step(step))
+    return json_answer({"ok": True})
+
+
+def parse_step(text: str) -> int:
+    """Return the step of a path.
+
+    Raises:
+        CheckpointNotFoundError: It is not a number, so nothing was ever saved under it.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        raise CheckpointNotFoundError("Checkpoint not found: the step should be a number.")
+    return min(int(text), MAX_STEP)

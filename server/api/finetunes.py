@@ -1,0 +1,49 @@
+"""Routes of finetunes; http-api.md section 7."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from server.api.answers import finetune_details, finetune_item
+from server.api.deps import Account, ServicesDep, body_of, json_answer
+from server.api.json_body import Parsed
+from server.api.openapi import reads
+from server.api.pagination import PageDep, page_body
+from server.api.schemas.finetunes import CreateFinetuneBody
+
+router = APIRouter(prefix="/v1/tuning/finetunes", tags=["finetunes"])
+
+CreateBody = Annotated[Parsed[CreateFinetuneBody], Depends(body_of(CreateFinetuneBody))]
+
+
+@router.post("", openapi_extra=reads(CreateFinetuneBody))
+async def create(account: Account, body: CreateBody, services: ServicesDep) -> Response:
+    """Create a finetune, or return the one of that name and rank."""
+    finetune = await services.finetunes.create(account, name=body.value.name, rank=body.value.rank)
+    return json_answer({"finetune_id": finetune.id})
+
+
+@router.get("")
+async def list_finetunes(account: Account, query: PageDep, services: ServicesDep) -> Response:
+    """List finetunes, oldest first."""
+    page = await services.finetunes.list(
+        account, after_ordinal=query.integer("ordinal", 0), limit=query.limit
+    )
+    return json_answer(page_body("finetunes", page, finetune_item))
+
+
+@router.get("/{finetune_id}")
+async def get(account: Account, finetune_id: str, services: ServicesDep) -> Response:
+    """Return one finetune, its step and its base model."""
+    finetune = await services.finetunes.get(account, finetune_id)
+    return json_answer({"finetune": finetune_details(finetune)})
+
+
+@router.delete("/{finetune_id}")
+async def delete(account: Account, finetune_id: str, services: ServicesDep) -> Response:
+    """Delete a finetune with its checkpoints."""
+    await services.finetunes.delete(account, finetune_id)
+    return json_answer({"ok": True})

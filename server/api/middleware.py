@@ -1,0 +1,129 @@
+"""What happens around every request: its path, its id, draining, crashes and the access log.
+
+Plain ASGI, so that nothing is buffered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from ulid import ULID
+
+from server.api import problems
+
+_log = structlog.get_logger("server.access")
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_SLASHES = re.compile(r"/{2,}")
+_QUIET_PATHS = ("/healthz", "/readyz")
+
+
+class RequestContext:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp, *, max_drain_bytes: int, max_drain_seconds: float):
+        self._app = app
+        self._max_drain_bytes = max_drain_bytes
+        self._max_drain_seconds = max_drain_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["path"] = normal_path(scope["path"])
+        state: MutableMapping[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id = _request_id(Request(scope))
+        exchange = Exchange(state, receive, send, (self._max_drain_bytes, self._max_drain_seconds))
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception as error:  # the one place that answers for whatever nobody foresaw
+            if exchange.status is not None:
+                raise
+            state["refusal_code"] = "internal_error"
+            answer = problems.crash(error, path=scope["path"], request_id=request_id)
+            await answer(scope, exchange.receive, exchange.send)
+        finally:
+            if scope["path"] not in _QUIET_PATHS:
+                exchange.log(scope)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+
+class Exchange:
+    """One request and its answer, watched from outside."""
+
+    def __init__(
+        self,
+        state: MutableMapping[str, Any],
+        receive: Receive,
+        send: Send,
+        drain_limits: tuple[int, float],
+    ):
+        self.status: int | None = None
+        self._state = state
+        self._receive = receive
+        self._send = send
+        self._max_drain_bytes, self._max_drain_seconds = drain_limits
+        self._is_body_read = False
+        self._num_bytes = 0
+        self._started = time.monotonic()
+
+    async def receive(self) -> Message:
+        """Pass on a message, noting whether the body ended with it."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._is_body_read = True
+        self._num_bytes += len(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Before the answer starts, read what is left of the body; then add our headers."""
+        if message["type"] == "http.response.start":
+            await self._drain()
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._state["request_id"]
+            ignored = self._state.get("ignored_fields")
+            if ignored:
+                headers["X-Ignored-Fields"] = ", ".join(ignored)
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        """An answer sent during the upload would close the socket under the caller."""
+        try:
+            async with asyncio.timeout(self._max_drain_seconds):
+                while not self._is_body_read and self._num_bytes < self._max_drain_bytes:
+                    await self.receive()
+        except TimeoutError:
+            _log.warning("body_not_drained", num_bytes=self._num_bytes)
+
+    def log(self, scope: Scope) -> None:
+        """Write the one line about this request."""
+        facts: dict[str, Any] = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": self.status,
+            "duration_ms": round((time.monotonic() - self._started) * 1000, 1),
+            "body_bytes": self._num_bytes,
+        }
+        if "refusal_code" in self._state:
+            facts["code"] = self._state["refusal_code"]
+        _log.info("request", **facts)
+
+
+def normal_path(path: str) -> str:
+    """Collapse repeated slashes and drop a trailing one: `/v1//query/` is `/v1/query`."""
+    return _SLASHES.sub("/", path).rstrip("/") or "/"
+
+
+def _request_id(request: Request) -> str:
+    sent = request.headers.get("x-request-id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else str(ULID())

@@ -1,0 +1,53 @@
+"""The route of rollouts; http-api.md section 8."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from contract.codec import to_plain
+from contract.engine import RolloutsMade
+from server.api.deps import (
+    Account,
+    CallerLeft,
+    ConfigDep,
+    ServicesDep,
+    body_of,
+    large_json_answer,
+)
+from server.api.json_body import Parsed
+from server.api.openapi import reads
+from server.api.schemas.rollouts import RolloutsBody
+
+router = APIRouter(prefix="/v1/tuning", tags=["rollouts"])
+
+MakeBody = Annotated[Parsed[RolloutsBody], Depends(body_of(RolloutsBody))]
+
+
+@router.post("/rollouts", openapi_extra=reads(RolloutsBody))
+async def make_rollouts(
+    account: Account,
+    body: MakeBody,
+    caller_left: CallerLeft,
+    config: ConfigDep,
+    services: ServicesDep,
+) -> Response:
+    """Sample answers to one request from the newest weights of a finetune."""
+    order = body.value.to_order(
+        fingerprint=body.fingerprint, max_generation_tokens=config.max_generation_tokens
+    )
+    made = await services.rollouts.make_rollouts(account, order, caller_left=caller_left)
+    return await large_json_answer(_answer(body, made))
+
+
+def _answer(body: Parsed[RolloutsBody], made: RolloutsMade) -> dict[str, Any]:
+    echo = {**body.tree, "num_rollouts": body.value.effective_num_rollouts}
+    if body.value.ground_truth is None:
+        echo.pop("ground_truth", None)
+    return {
+        "request": echo,
+        "rollouts": to_plain(made.rollouts),
+        "rewards": None if made.rewards is None else list(made.rewards),
+    }

@@ -1,0 +1,91 @@
+"""The types of fields: strict numbers, coordinates, texts; what they accept and how they refuse.
+
+Strings never pass as numbers; booleans pass as rewards only; integral floats pass as integers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StrictBool,
+    StrictStr,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from server.domain import rules
+
+_MAX_INTEGER = 2**63 - 1
+
+
+class Body(BaseModel):
+    """Base of everything that is read from a body: unknown fields are kept apart, and reported."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+def _whole(value: float) -> int:
+    if not value.is_integer():
+        raise ValueError("not a whole number")
+    return int(value)
+
+
+class _IntegerSchema:
+    """64-bit integers; integral floats too. One core schema, for lists of thousands of tokens."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.union_schema(
+            [
+                core_schema.int_schema(strict=True, ge=-_MAX_INTEGER, le=_MAX_INTEGER),
+                core_schema.no_info_after_validator_function(
+                    _whole,
+                    core_schema.float_schema(
+                        strict=True, allow_inf_nan=False, ge=-(2.0**53), le=2.0**53
+                    ),
+                ),
+            ],
+            mode="left_to_right",
+            custom_error_type="int_type",
+        )
+
+
+class _RewardSchema:
+    """Finite numbers; `true` and `false` count as 1 and 0."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.union_schema(
+            [
+                core_schema.float_schema(strict=True, allow_inf_nan=False),
+                core_schema.no_info_after_validator_function(
+                    float, core_schema.bool_schema(strict=True)
+                ),
+            ],
+            mode="left_to_right",
+            custom_error_type="float_type",
+        )
+
+
+def _strip(value: str) -> str:
+    stripped = value.strip()
+    if not stripped:
+        raise PydanticCustomError("string_too_short", "Should not be empty")
+    return stripped
+
+
+Integer = Annotated[int, _IntegerSchema()]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Reward = Annotated[float, _RewardSchema()]
+Flag = StrictBool
+Text = StrictStr
+Words = Annotated[StrictStr, AfterValidator(_strip)]
+"""A text that is stripped and must not be empty then."""
+Coordinate = Annotated[Number, AfterValidator(rules.clamp_coordinate)]

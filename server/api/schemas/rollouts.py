@@ -1,0 +1,52 @@
+"""The body of a rollouts call."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictStr
+
+from contract.skills import Skill
+from server.api.schemas.fields import Body, Integer
+from server.api.schemas.geometry import GroundTruthBody
+from server.api.schemas.skills import SkillRequestBody, settings_for, tunable_request
+from server.domain import rules
+from server.domain.sampling import Purpose
+from server.services.images import ImageUrls
+from server.services.rollouts import RolloutsOrder
+
+
+class RolloutsBody(Body):
+    finetune_id: StrictStr
+    num_rollouts: Annotated[Integer, Field(ge=1, le=rules.MAX_ROLLOUTS)] | None = None
+    request: SkillRequestBody
+    ground_truth: GroundTruthBody | None = None
+
+    @property
+    def effective_num_rollouts(self) -> int:
+        return 1 if self.num_rollouts is None else self.num_rollouts
+
+    def to_order(self, *, fingerprint: bytes, max_generation_tokens: int) -> RolloutsOrder:
+        """Return what is asked for.
+
+        Raises:
+            ValidationFailedError: Fields that are right by themselves do not fit together.
+        """
+        skill = Skill(self.request.skill)
+        images = ImageUrls()
+        request = tunable_request(self.request, images, ("body", "request"))
+        return RolloutsOrder(
+            finetune_id=self.finetune_id,
+            request=request,
+            images=images.collected(),
+            settings=settings_for(
+                self.request.settings,
+                skill,
+                purpose=Purpose.TUNING,
+                max_generation_tokens=max_generation_tokens,
+            ),
+            num_rollouts=self.effective_num_rollouts,
+            ground_truth=self.ground_truth
+            and self.ground_truth.to_contract(skill, ("body", "ground_truth")),
+            fingerprint=fingerprint,
+        )

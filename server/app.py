@@ -1,0 +1,112 @@
+"""create_app: routers, error handlers, startup and shutdown; wiring only."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI, Request
+from starlette.middleware.cors import CORSMiddleware
+
+from server.api import (
+    checkpoints,
+    finetunes,
+    health,
+    inference,
+    metrics,
+    openapi,
+    problems,
+    rollouts,
+    train_step,
+)
+from server.api.auth import check_host
+from server.api.json_body import BodyParser
+from server.api.middleware import RequestContext
+from server.config import ServerConfig
+from server.db import migrate
+from server.domain.seeds import SEED_BITS
+from server.services.container import Services, build_services
+from server.services.dispatch import SupervisedEngine
+from server.services.images import ImageDecoder
+
+ROUTERS = (
+    finetunes.router,
+    rollouts.router,
+    train_step.router,
+    checkpoints.router,
+    metrics.router,
+    inference.router,
+    health.router,
+)
+
+
+def create_app(
+    config: ServerConfig, *, engine: SupervisedEngine, image_decoder: ImageDecoder
+) -> FastAPI:
+    """Build the application; the database must have been upgraded (server.db.migrate).
+
+    Its lifespan starts and stops the engine. `app.state.services.dispatcher.drain()` may be called
+    at any time before the end to refuse what waits and let what runs finish.
+    """
+    services = build_services(
+        config,
+        engine=engine,
+        decoder=image_decoder,
+        root_seed=secrets.randbits(SEED_BITS) if config.seed is None else config.seed,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await _start(services)
+        try:
+            yield
+        finally:
+            await _stop(services)
+
+    async def guard_host(request: Request) -> None:
+        check_host(request, config)
+
+    app = FastAPI(
+        title="moontune",
+        description="Fine-tuning of Moondream on your own machine.",
+        lifespan=lifespan,
+        dependencies=[Depends(guard_host)],
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.state.body_parser = BodyParser()
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    openapi.install(app)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Moondream-Auth", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "X-Ignored-Fields", "Retry-After"],
+        )
+    app.add_middleware(  # added last, so it is the outermost
+        RequestContext,
+        max_drain_bytes=config.max_drain_bytes,
+        max_drain_seconds=config.max_drain_seconds,
+    )
+    return app
+
+
+async def _start(services: Services) -> None:
+    await asyncio.to_thread(migrate.require_current, services.database)
+    await services.cleanup.sweep_all()
+    await services.engine.start()
+
+
+async def _stop(services: Services) -> None:
+    await services.dispatcher.close(grace_seconds=services.config.shutdown_grace_seconds)
+    await services.engine.stop()
+    await services.training.close()
+    await services.cleanup.close()
+    services.database.close()

@@ -1,0 +1,190 @@
+"""ServerConfig: every option of the service, one documented field each; prefix MOONTUNE_.
+
+Built once in `__main__` and handed down; nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "MOONTUNE_"
+
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+_NOT_OPTIONS = frozenset({"MOONTUNE_FAULT"})  # read by the fault points, not by this class
+
+
+def _split_commas(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+
+
+class ServerConfig(BaseSettings):
+    """Options of the HTTP service; lists are written with commas."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    # --- model
+    model: str = Field("tiny", description="Model to load: `tiny` or the folder of a checkpoint.")
+    device: str = Field("auto", description="Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
+    dtype: str = Field("auto", description="Of the weights: `auto`, `float32` or `bfloat16`.")
+    seed: int | None = Field(
+        None, ge=0, lt=1 << 63, description="Root of all randomness; absent: drawn at start."
+    )
+    model_aliases: Names = Field(
+        ("moondream3-preview",), description="Names, besides its own, that mean the base model."
+    )
+
+    # --- address
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(2021, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_key: SecretStr | None = Field(
+        None, description="The key that callers must send; absent: open mode, no key needed."
+    )
+    allow_open: bool = Field(
+        False, description="Allow open mode on an address other than the loopback."
+    )
+    allowed_hosts: Names = Field((), description="Host names accepted in open mode, besides ours.")
+    cors_origins: Names = Field((), description="Web origins that browsers may call from.")
+
+    # --- storage
+    data_dir: Path = Field(Path("data"), description="Folder of the database and the weights.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL; absent: SQLite file `moontune.db` in `data_dir`."
+    )
+
+    # --- limits of one request
+    max_body_bytes: int = Field(64 * _MIB, ge=_KIB, description="Largest body, in bytes.")
+    max_train_body_bytes: int = Field(
+        2 * _GIB, ge=_KIB, description="Largest body of `/train_step`, in bytes."
+    )
+    max_drain_bytes: int = Field(
+        4 * _GIB, ge=0, description="Of a refused body, read at most this many bytes first."
+    )
+    max_drain_seconds: float = Field(
+        60.0, ge=0, description="Read a refused body for at most this many seconds."
+    )
+    max_image_bytes: int = Field(
+        10 * _MIB, ge=_KIB, description="Largest image file, in bytes after base64."
+    )
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, description="Largest image, in pixels (width x height)."
+    )
+    max_groups: int = Field(512, ge=1, description="Most groups of one train step.")
+    max_train_examples: int = Field(
+        4096, ge=1, description="Most rollouts and targets of one train step together."
+    )
+    max_generation_tokens: int = Field(
+        4096, ge=1, description="Most tokens of one answer; larger wishes are lowered to it."
+    )
+
+    # --- waiting and work
+    rollouts_queue_seconds: float = Field(
+        45.0, gt=0, description="A rollouts call waits this long to start, then 503."
+    )
+    rollouts_answer_seconds: float = Field(
+        55.0, gt=0, description="After a dead worker, rollouts are redone only within this time."
+    )
+    train_queue_seconds: float = Field(
+        600.0, gt=0, description="A train step waits this long to start, then 503."
+    )
+    inference_queue_seconds: float = Field(
+        300.0, gt=0, description="An inference call waits this long to start, then 503."
+    )
+    max_engine_calls: int = Field(
+        1, ge=1, description="Calls that the trainer is given at once; others wait in fair order."
+    )
+    shutdown_grace_seconds: float = Field(
+        60.0, ge=0, description="Running work may take this long to end at shutdown."
+    )
+    num_image_processes: int = Field(1, ge=1, le=64, description="Processes that decode images.")
+    log_level: str = Field("info", description="`debug`, `info`, `warning` or `error`.")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database to use."""
+        if self.database_url is not None:
+            return self.database_url
+        return f"sqlite:///{self.data_dir.resolve() / 'moontune.db'}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether callers need no key."""
+        return self.api_key is None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        return is_loopback_host(self.host)
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_api_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value().strip():
+            return None
+        return SecretStr(value.get_secret_value().strip())
+
+    @field_validator("log_level")
+    @classmethod
+    def _check_log_level(cls, value: str) -> str:
+        if value.lower() not in ("debug", "info", "warning", "error"):
+            raise ValueError(f"{value!r} is not a level; use debug, info, warning or error")
+        return value.lower()
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if self.is_open and not self.is_loopback and not self.allow_open:
+            raise ValueError(
+                f"host {self.host!r} can be reached from other machines and no api_key is set: set"
+                " MOONTUNE_API_KEY, or MOONTUNE_ALLOW_OPEN=true to let everyone in"
+            )
+        return self
+
+
+def is_loopback_host(host: str) -> bool:
+    """Say whether a host name or address means this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_unknown_names(environment: Mapping[str, str] | None = None) -> None:
+    """Refuse names under our prefix that are no options; pydantic-settings would pass over them.
+
+    Raises:
+        ValueError: Naming each, with the closest option.
+    """
+    known = {ENV_PREFIX + name.upper() for name in ServerConfig.model_fields} | _NOT_OPTIONS
+    names = os.environ if environment is None else environment
+    complaints: list[str] = []
+    for name in sorted(names):
+        if not name.upper().startswith(ENV_PREFIX) or name.upper() in known:
+            continue
+        close = difflib.get_close_matches(name.upper(), known, n=1)
+        complaints.append(f"{name} is not an option" + (f"; {close[0]} is" if close else ""))
+    if complaints:
+        raise ValueError(". ".join(complaints) + ".")
+
+
+def load_config(**overrides: Any) -> ServerConfig:
+    """Build the configuration of this process from its environment, after the name check.
+
+    Raises:
+        ValueError: A name is unknown or a value is wrong.
+    """
+    refuse_unknown_names()
+    return ServerConfig(**overrides)

@@ -1,0 +1,58 @@
+"""All SQL of the table checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from server.db.models import Checkpoint
+
+
+def find_living(session: Session, finetune_id: str, step: int) -> Checkpoint | None:
+    """Return the saved checkpoint of a step."""
+    return session.scalar(
+        select(Checkpoint).where(
+            Checkpoint.finetune_id == finetune_id,
+            Checkpoint.step == step,
+            Checkpoint.deleted_at_ms.is_(None),
+        )
+    )
+
+
+def was_ever_saved(session: Session, finetune_id: str, step: int) -> bool:
+    """Say whether a checkpoint of the step exists or was deleted."""
+    return bool(
+        session.scalar(
+            select(exists().where(Checkpoint.finetune_id == finetune_id, Checkpoint.step == step))
+        )
+    )
+
+
+def list_living(
+    session: Session, finetune_id: str, *, after_step: int, limit: int
+) -> list[Checkpoint]:
+    """Return saved checkpoints by step."""
+    return list(
+        session.scalars(
+            select(Checkpoint)
+            .where(
+                Checkpoint.finetune_id == finetune_id,
+                Checkpoint.deleted_at_ms.is_(None),
+                Checkpoint.step > after_step,
+            )
+            .order_by(Checkpoint.step)
+            .limit(limit)
+        )
+    )
+
+
+def nearest_steps(session: Session, finetune_id: str, step: int, *, limit: int) -> Sequence[int]:
+    """Return the saved steps closest to a step, nearest first."""
+    return session.scalars(
+        select(Checkpoint.step)
+        .where(Checkpoint.finetune_id == finetune_id, Checkpoint.deleted_at_ms.is_(None))
+        .order_by(func.abs(Checkpoint.step - step), Checkpoint.step)
+        .limit(limit)
+    ).all()

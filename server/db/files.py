@@ -1,0 +1,36 @@
+"""Which files rows name: what is pinned, and what nothing pins any more."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from server.db.models import Checkpoint, Finetune, TrainStep
+
+NUM_STATES_KEPT = 2
+"""The newest state, and the one before it, from which the newest step could be redone."""
+
+
+def pinned_paths(session: Session, finetune_id: str) -> set[str]:
+    """Return the paths that a finetune needs: its last two states, its saved checkpoints.
+
+    A deleted or unknown finetune needs none.
+    """
+    finetune = session.scalar(
+        select(Finetune).where(Finetune.id == finetune_id, Finetune.deleted_at_ms.is_(None))
+    )
+    if finetune is None:
+        return set()
+    states = session.execute(
+        select(TrainStep.weights_path, TrainStep.optimizer_path).where(
+            TrainStep.finetune_id == finetune_id,
+            TrainStep.step > finetune.step - NUM_STATES_KEPT,
+        )
+    )
+    saved = session.scalars(
+        select(Checkpoint.weights_path).where(
+            Checkpoint.finetune_id == finetune_id, Checkpoint.deleted_at_ms.is_(None)
+        )
+    )
+    paths = {path for state in states for path in state} | set(saved)
+    return {path for path in paths if path is not None}

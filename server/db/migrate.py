@@ -1,0 +1,103 @@
+"""Bring a database to the schema of this release, after a backup; refuse a newer one."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, make_url
+
+from server.config import ServerConfig
+from server.db.connection import Database
+
+
+class SchemaError(Exception):
+    """The database has a schema that this release cannot use; the message says what to do."""
+
+
+def upgrade(config: ServerConfig) -> None:
+    """Create the database, or bring an older one up to date after copying it aside.
+
+    Raises:
+        SchemaError: A newer release made it, or it is not ours.
+    """
+    if config.database_url is None:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(config.resolved_database_url)
+    try:
+        with database.writer.connect() as connection, connection.begin():
+            current = _check(connection)
+            if current == _head():
+                return
+        if current is not None:
+            _back_up(config.resolved_database_url, current)
+        with database.writer.connect() as connection, connection.begin():
+            command.upgrade(_alembic(connection), "head")
+    finally:
+        database.close()
+
+
+def require_current(database: Database) -> None:
+    """Refuse to work on a schema that is not this release's.
+
+    Raises:
+        SchemaError: It is older, newer, or not there.
+    """
+    with database.writer.connect() as connection, connection.begin():
+        current = _check(connection)
+    if current != _head():
+        raise SchemaError(
+            f"The database has schema {current or 'none'}, this release needs {_head()}."
+            " Run `moontune serve`, which upgrades it after a backup."
+        )
+
+
+def _check(connection: Connection) -> str | None:
+    """Return the revision of a database, None for an empty one."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory(str(_folder())).walk_revisions()}
+    if current is not None and current not in known:
+        raise SchemaError(
+            f"The database has schema {current}, which a newer release made; this one knows up to"
+            f" {_head()}. Install that release, or restore a backup of the database."
+        )
+    return current
+
+
+def _head() -> str | None:
+    return ScriptDirectory(str(_folder())).get_current_head()
+
+
+def _alembic(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _folder() -> Path:
+    """The revisions: inside an installed wheel, else in the checkout."""
+    package = Path(__file__).parents[1]
+    bundled = package / "_bundled" / "migrations"
+    return bundled if bundled.is_dir() else package.parent / "migrations"
+
+
+def _back_up(url: str, revision: str) -> None:
+    """Copy a SQLite database next to itself while it may be in use; others have their own tools."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return
+    path = Path(parsed.database)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
+    source, copy = sqlite3.connect(path), sqlite3.connect(target)
+    try:
+        source.backup(copy)
+    finally:
+        copy.close()
+        source.close()

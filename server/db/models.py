@@ -1,0 +1,171 @@
+"""The tables, with a naming convention for their constraints; migrations/ makes them.
+
+Times are milliseconds since 1970 UTC. Paths are relative to the data directory, so that it can be
+moved. Rows of finetunes and checkpoints are never removed: a deleted one keeps its row with
+`deleted_at_ms`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from contract.engine import FileRef
+
+ULID_LENGTH = 26
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+
+
+class Meta(Base):
+    """Facts about this database: one row per key."""
+
+    __tablename__ = "meta"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class Account(Base):
+    __tablename__ = "accounts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class Finetune(Base):
+    """A named training effort.
+
+    `ordinal` counts the finetunes of this database, never reused; seeds depend on it, so that they
+    do not depend on random ids. `base_model_*` are null until a model was seen.
+    """
+
+    __tablename__ = "finetunes"
+    __table_args__ = (
+        CheckConstraint("rank IN (8, 16, 24, 32)", name="rank"),
+        CheckConstraint("step >= 0", name="step"),
+        Index(
+            "uq_finetunes_living_name",
+            "account_id",
+            "name",
+            unique=True,
+            sqlite_where=text("deleted_at_ms IS NULL"),
+            postgresql_where=text("deleted_at_ms IS NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    ordinal: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(ULID_LENGTH), unique=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    name: Mapped[str] = mapped_column(String(128))
+    rank: Mapped[int]
+    adapter_seed: Mapped[int] = mapped_column(BigInteger)
+    base_model_name: Mapped[str | None] = mapped_column(Text)
+    base_model_digest: Mapped[str | None] = mapped_column(String(64))
+    step: Mapped[int] = mapped_column(BigInteger)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    updated_at_ms: Mapped[int] = mapped_column(BigInteger)
+    deleted_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class TrainStep(Base):
+    """One committed step and the files of the state after it.
+
+    A step that was not applied names the files of the step before; all are null while the adapter
+    is still the fresh one.
+    """
+
+    __tablename__ = "train_steps"
+
+    finetune_id: Mapped[str] = mapped_column(ForeignKey("finetunes.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    applied: Mapped[bool]
+    response: Mapped[str] = mapped_column(Text)
+    weights_path: Mapped[str | None] = mapped_column(Text)
+    weights_digest: Mapped[str | None] = mapped_column(String(64))
+    weights_num_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    optimizer_path: Mapped[str | None] = mapped_column(Text)
+    optimizer_digest: Mapped[str | None] = mapped_column(String(64))
+    optimizer_num_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+    @property
+    def weights(self) -> FileRef | None:
+        """The weights after this step."""
+        return _file_ref(self.weights_path, self.weights_digest, self.weights_num_bytes)
+
+    @property
+    def optimizer(self) -> FileRef | None:
+        """The optimizer state after this step."""
+        return _file_ref(self.optimizer_path, self.optimizer_digest, self.optimizer_num_bytes)
+
+
+class Checkpoint(Base):
+    """A saved step: pins the weights that its train step wrote."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (
+        Index(
+            "uq_checkpoints_living_step",
+            "finetune_id",
+            "step",
+            unique=True,
+            sqlite_where=text("deleted_at_ms IS NULL"),
+            postgresql_where=text("deleted_at_ms IS NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(ULID_LENGTH), primary_key=True)
+    finetune_id: Mapped[str] = mapped_column(ForeignKey("finetunes.id"))
+    step: Mapped[int] = mapped_column(BigInteger)
+    weights_path: Mapped[str | None] = mapped_column(Text)
+    weights_digest: Mapped[str | None] = mapped_column(String(64))
+    weights_num_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    updated_at_ms: Mapped[int] = mapped_column(BigInteger)
+    deleted_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+    @property
+    def weights(self) -> FileRef | None:
+        """The pinned weights; None when no step had changed the fresh adapter yet."""
+        return _file_ref(self.weights_path, self.weights_digest, self.weights_num_bytes)
+
+
+class Metric(Base):
+    """One number at one step; names that begin with `sys/` are the server's own."""
+
+    __tablename__ = "metrics"
+
+    finetune_id: Mapped[str] = mapped_column(ForeignKey("finetunes.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    value: Mapped[float] = mapped_column(Float(53))
+    logged_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+def _file_ref(path: str | None, digest: str | None, num_bytes: int | None) -> FileRef | None:
+    if path is None or digest is None or num_bytes is None:
+        return None
+    return FileRef(path=path, digest=digest, num_bytes=num_bytes)

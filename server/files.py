@@ -1,0 +1,120 @@
+"""The files of adapter states: their names, who is using them, and their removal.
+
+The only module that removes files. The trainer writes them; rows say which of them count.
+
+    {data_dir}/finetunes/{finetune_id}/{step:08d}-{token}.weights.safetensors
+                                                         .optimizer.safetensors
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.engine import FileRef
+
+_ULID_FOLDER = re.compile(r"[0-9A-Z]{26}")
+_TOKEN_BYTES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputPaths:
+    """Where one attempt at one step writes; absolute, never used before."""
+
+    weights: str
+    optimizer: str
+
+
+class StateFiles:
+    """The folder of adapter states.
+
+    Files are held while a call may read or write them. Holding and sweeping both happen under
+    `lock`, so that no file goes away between the reading of a row and the use of what it names.
+    """
+
+    def __init__(self, data_dir: Path):
+        self._data_dir = data_dir.resolve()
+        self._root = self._data_dir / "finetunes"
+        self._held: Counter[str] = Counter()
+        self.lock = asyncio.Lock()
+
+    def new_output(self, finetune_id: str, step: int) -> OutputPaths:
+        """Choose the paths of one attempt at a step; a redo gets others."""
+        folder = self._root / finetune_id
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{step:08d}-{secrets.token_hex(_TOKEN_BYTES)}"
+        return OutputPaths(
+            weights=str(folder / f"{stem}.weights.safetensors"),
+            optimizer=str(folder / f"{stem}.optimizer.safetensors"),
+        )
+
+    @contextmanager
+    def hold(self, paths: Iterable[str]) -> Iterator[None]:
+        """Keep files, and those being written for them, from being swept; enter under `lock`."""
+        stems = [_stem(path) for path in paths]
+        self._held.update(stems)
+        try:
+            yield
+        finally:
+            self._held.subtract(stems)
+            self._held += Counter[str]()  # drops the zeros
+
+    def finetune_ids(self) -> list[str]:
+        """Return the finetunes that have a folder."""
+        if not self._root.is_dir():
+            return []
+        return [
+            path.name
+            for path in self._root.iterdir()
+            if path.is_dir() and _ULID_FOLDER.fullmatch(path.name)
+        ]
+
+    def held(self) -> frozenset[str]:
+        """Return what begins the names of held files, temporary ones included."""
+        return frozenset(self._held)
+
+    def list_idle(self, finetune_id: str, held: frozenset[str]) -> list[Path]:
+        """Return the files of a finetune that nobody holds, left-overs of dead writers included."""
+        folder = self._root / finetune_id
+        if not folder.is_dir():
+            return []
+        return [
+            path
+            for path in folder.iterdir()
+            if path.is_file() and not any(stem in path.name for stem in held)
+        ]
+
+    def remove(self, paths: Iterable[Path]) -> int:
+        """Remove files, then folders left empty; return how many files went."""
+        num_removed = 0
+        for path in paths:
+            with suppress(FileNotFoundError):
+                path.unlink()
+                num_removed += 1
+            with suppress(OSError):  # not empty: other states live there
+                path.parent.rmdir()
+        return num_removed
+
+    def stored(self, ref: FileRef) -> FileRef:
+        """Return a reference as rows keep it: relative to the data directory."""
+        return dataclasses.replace(ref, path=str(Path(ref.path).relative_to(self._data_dir)))
+
+    def absolute(self, ref: FileRef | None) -> FileRef | None:
+        """Return a reference as the trainer needs it."""
+        return ref and dataclasses.replace(ref, path=str(self._data_dir / ref.path))
+
+    def absolute_paths(self, stored_paths: Iterable[str]) -> set[Path]:
+        """Return where files lie that rows name."""
+        return {self._data_dir / path for path in stored_paths}
+
+
+def _stem(path: str) -> str:
+    """`.../00000012-a1b2c3d4e5f6.weights.safetensors` -> `00000012-a1b2c3d4e5f6`."""
+    return Path(path).name.split(".", maxsplit=1)[0]

@@ -1,0 +1,157 @@
+"""Leases of adapter states: what an engine call needs of a finetune, kept on disk while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from contract.engine import AdapterRef, FileRef, ModelInfo
+from contract.ids import parse_ulid
+from server.db import checkpoints, finetunes, train_steps
+from server.db.connection import Database
+from server.db.models import Finetune
+from server.domain.errors import (
+    BaseModelMismatchError,
+    CheckpointNotFoundError,
+    FinetuneNotFoundError,
+)
+from server.files import StateFiles
+
+_NUM_NEAREST_STEPS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterState:
+    """One state of a finetune: its adapter and, if it is the newest, its optimizer."""
+
+    ordinal: int
+    adapter: AdapterRef
+    optimizer: FileRef | None = None
+
+
+class Adapters:
+    """Reads which files a call needs, and holds them until it ends."""
+
+    def __init__(self, database: Database, files: StateFiles):
+        self._database = database
+        self._files = files
+
+    def newest(
+        self, account_id: str, finetune_id: str, model: ModelInfo
+    ) -> AbstractAsyncContextManager[AdapterState]:
+        """Lease the newest committed state; binds a finetune that has no base model yet.
+
+        Raises:
+            FinetuneNotFoundError: It was deleted or never was.
+            BaseModelMismatchError: It belongs to another base model.
+        """
+        return self._lease(self._database.write(_bind_newest, account_id, finetune_id, model))
+
+    def saved(
+        self, account_id: str, finetune_id: str, step: int, model: ModelInfo
+    ) -> AbstractAsyncContextManager[AdapterState]:
+        """Lease a saved checkpoint.
+
+        Raises:
+            FinetuneNotFoundError: The finetune was deleted or never was.
+            CheckpointNotFoundError: The step is not saved.
+            BaseModelMismatchError: It belongs to another base model.
+        """
+        return self._lease(self._database.read(_read_saved, account_id, finetune_id, step, model))
+
+    async def require_living(self, account_id: str, finetune_id: str) -> None:
+        """Refuse a finetune that was deleted or never was."""
+        await self._database.read(living_finetune, account_id, finetune_id)
+
+    async def require_saved(self, account_id: str, finetune_id: str, step: int) -> None:
+        """Refuse a step that is not saved."""
+        await self._database.read(_read_saved, account_id, finetune_id, step, None)
+
+    @asynccontextmanager
+    async def _lease(self, reading: Awaitable[AdapterState]) -> AsyncIterator[AdapterState]:
+        async with self._files.lock:
+            state = self._absolute(await reading)
+            hold = self._files.hold(
+                file.path for file in (state.adapter.weights, state.optimizer) if file is not None
+            )
+            hold.__enter__()
+        try:
+            yield state
+        finally:
+            hold.__exit__(None, None, None)
+
+    def _absolute(self, state: AdapterState) -> AdapterState:
+        weights = self._files.absolute(state.adapter.weights)
+        return dataclasses.replace(
+            state,
+            adapter=dataclasses.replace(state.adapter, weights=weights),
+            optimizer=self._files.absolute(state.optimizer),
+        )
+
+
+def living_finetune(session: Session, account_id: str, finetune_id: str) -> Finetune:
+    """Return a finetune that calls may use; ids are accepted in any case.
+
+    Raises:
+        FinetuneNotFoundError: It was deleted, never was, or the id has an odd shape.
+    """
+    parsed = parse_ulid(finetune_id)
+    finetune = parsed and finetunes.find_living(session, account_id, parsed)
+    if not finetune:
+        raise FinetuneNotFoundError("There is no such finetune. It may have been deleted.")
+    return finetune
+
+
+def _bind_newest(
+    session: Session, account_id: str, finetune_id: str, model: ModelInfo
+) -> AdapterState:
+    finetune = living_finetune(session, account_id, finetune_id)
+    if finetune.base_model_digest is None:
+        finetune.base_model_name, finetune.base_model_digest = model.name, model.digest
+    _check_base_model(finetune, model)
+    newest = train_steps.find_newest(session, finetune)
+    return AdapterState(
+        ordinal=finetune.ordinal,
+        adapter=_adapter(finetune, finetune.step, newest and newest.weights),
+        optimizer=newest and newest.optimizer,
+    )
+
+
+def _read_saved(
+    session: Session, account_id: str, finetune_id: str, step: int, model: ModelInfo | None
+) -> AdapterState:
+    finetune = living_finetune(session, account_id, finetune_id)
+    checkpoint = checkpoints.find_living(session, finetune.id, step)
+    if checkpoint is None:
+        nearest = checkpoints.nearest_steps(session, finetune.id, step, limit=_NUM_NEAREST_STEPS)
+        saved = ", ".join(str(near) for near in sorted(nearest))
+        hint = f"saved steps near it: {saved}" if saved else "no step of this finetune is saved"
+        raise CheckpointNotFoundError(f"Checkpoint not found: step {step} is not saved; {hint}.")
+    if model is not None:
+        _check_base_model(finetune, model)
+    return AdapterState(
+        ordinal=finetune.ordinal, adapter=_adapter(finetune, step, checkpoint.weights)
+    )
+
+
+def _adapter(finetune: Finetune, step: int, weights: FileRef | None) -> AdapterRef:
+    return AdapterRef(
+        finetune_id=finetune.id,
+        step=step,
+        rank=finetune.rank,
+        seed=finetune.adapter_seed,
+        weights=weights,
+    )
+
+
+def _check_base_model(finetune: Finetune, model: ModelInfo) -> None:
+    if finetune.base_model_digest != model.digest:
+        raise BaseModelMismatchError(
+            f"The finetune belongs to base model {finetune.base_model_name!r}; loaded is"
+            f" {model.name!r}, another model or another revision. Start the server with the first,"
+            " or make a new finetune."
+        )

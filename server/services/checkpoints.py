@@ -1,0 +1,95 @@
+"""Checkpoints: a saved step is a row that pins the weights of a committed step. Needs no worker."""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from ulid import ULID
+
+from server.db import checkpoints, train_steps
+from server.db.connection import Database
+from server.db.models import Checkpoint
+from server.domain.clock import now_ms
+from server.domain.errors import CheckpointNotFoundError, NoCheckpointError
+from server.domain.pages import Page, cut_page
+from server.services.adapters import living_finetune
+from server.services.cleanup import Cleanup
+
+
+class Checkpoints:
+    """The saved steps of a finetune."""
+
+    def __init__(self, database: Database, cleanup: Cleanup):
+        self._database = database
+        self._cleanup = cleanup
+
+    async def save(self, account_id: str, finetune_id: str) -> Checkpoint:
+        """Save the newest committed step; repeating gives the same checkpoint.
+
+        Raises:
+            NoCheckpointError: Nothing was trained yet.
+        """
+        try:
+            return await self._database.write(_save, account_id, finetune_id)
+        except IntegrityError:  # another process saved the same step; read its row
+            return await self._database.write(_save, account_id, finetune_id)
+
+    async def list(
+        self, account_id: str, finetune_id: str, *, after_step: int, limit: int
+    ) -> Page[Checkpoint]:
+        """Return saved checkpoints by step."""
+        rows = await self._database.read(
+            _list, account_id, finetune_id, after_step=after_step, limit=limit + 1
+        )
+        return cut_page(rows, limit=limit, key=lambda row: {"step": row.step})
+
+    async def delete(self, account_id: str, finetune_id: str, step: int) -> None:
+        """Delete a saved step, again if it was deleted; training is not touched.
+
+        Raises:
+            CheckpointNotFoundError: The step was never saved.
+        """
+        parsed = await self._database.write(_delete, account_id, finetune_id, step)
+        self._cleanup.sweep_soon(parsed)
+
+
+def _save(session: Session, account_id: str, finetune_id: str) -> Checkpoint:
+    finetune = living_finetune(session, account_id, finetune_id)
+    newest = train_steps.find_newest(session, finetune)
+    if newest is None:
+        raise NoCheckpointError("Nothing to save: the finetune is at step 0. Train a step first.")
+    existing = checkpoints.find_living(session, finetune.id, finetune.step)
+    if existing is not None:
+        return existing
+    at_ms = now_ms()
+    finetune.updated_at_ms = at_ms
+    checkpoint = Checkpoint(
+        id=str(ULID()),
+        finetune_id=finetune.id,
+        step=finetune.step,
+        weights_path=newest.weights_path,
+        weights_digest=newest.weights_digest,
+        weights_num_bytes=newest.weights_num_bytes,
+        created_at_ms=at_ms,
+        updated_at_ms=at_ms,
+    )
+    session.add(checkpoint)
+    return checkpoint
+
+
+def _list(
+    session: Session, account_id: str, finetune_id: str, *, after_step: int, limit: int
+) -> list[Checkpoint]:
+    finetune = living_finetune(session, account_id, finetune_id)
+    return checkpoints.list_living(session, finetune.id, after_step=after_step, limit=limit)
+
+
+def _delete(session: Session, account_id: str, finetune_id: str, step: int) -> str:
+    finetune = living_finetune(session, account_id, finetune_id)
+    checkpoint = checkpoints.find_living(session, finetune.id, step)
+    if checkpoint is not None:
+        checkpoint.deleted_at_ms = checkpoint.updated_at_ms = now_ms()
+        finetune.updated_at_ms = checkpoint.updated_at_ms
+    elif not checkpoints.was_ever_saved(session, finetune.id, step):
+        raise CheckpointNotFoundError(f"Checkpoint not found: step {step} was never saved.")
+    return finetune.id

@@ -1,0 +1,84 @@
+"""Removal of files that no row needs any more: after a step, after a delete, at start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from contract.errors import EngineError
+from server.db import files as file_rows
+from server.db import finetunes
+from server.db.connection import Database
+from server.domain.errors import ServiceError
+from server.files import StateFiles
+from server.services.dispatch import SupervisedEngine
+
+_log = structlog.get_logger("server.cleanup")
+
+
+class Cleanup:
+    """Sweeps in the background; a sweep that fails is made good by a later one."""
+
+    def __init__(self, database: Database, files: StateFiles, engine: SupervisedEngine):
+        self._database = database
+        self._files = files
+        self._engine = engine
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def sweep_soon(self, finetune_id: str) -> None:
+        """Sweep one finetune without making the caller wait."""
+        self._start(self._sweep_or_log(finetune_id))
+
+    def drop_soon(self, finetune_id: str) -> None:
+        """After a delete: sweep, and let the worker forget the finetune."""
+        self.sweep_soon(finetune_id)
+        if self._engine.status().state == "ready":
+            self._start(self._drop_or_log(finetune_id))
+
+    async def sweep_all(self) -> None:
+        """At start: remove what an earlier process left behind."""
+        known = await self._database.read(finetunes.list_all_ids)
+        for finetune_id in await asyncio.to_thread(self._files.finetune_ids):
+            if finetune_id in known:
+                await self._sweep_or_log(finetune_id)
+            else:
+                _log.warning("unknown_finetune_folder_left_alone", finetune_id=finetune_id)
+
+    async def sweep(self, finetune_id: str) -> int:
+        """Remove the files of one finetune that nobody holds and no row needs; return how many."""
+        async with self._files.lock:
+            # Listed before the rows are read: a file that is being committed meanwhile is held now
+            # and therefore not listed.
+            idle = await asyncio.to_thread(self._files.list_idle, finetune_id, self._files.held())
+            pinned = self._files.absolute_paths(
+                await self._database.read(file_rows.pinned_paths, finetune_id)
+            )
+            unneeded = [path for path in idle if path not in pinned]
+            return await asyncio.to_thread(self._files.remove, unneeded)
+
+    async def close(self) -> None:
+        """Wait for the sweeps that were begun."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sweep_or_log(self, finetune_id: str) -> None:
+        try:
+            num_removed = await self.sweep(finetune_id)
+        except (OSError, ServiceError) as error:
+            _log.warning("sweep_failed", finetune_id=finetune_id, detail=str(error))
+        else:
+            if num_removed:
+                _log.info("files_removed", finetune_id=finetune_id, num_files=num_removed)
+
+    async def _drop_or_log(self, finetune_id: str) -> None:
+        try:
+            await self._engine.drop(finetune_id)
+        except EngineError as error:
+            _log.warning("drop_failed", finetune_id=finetune_id, detail=str(error))

@@ -1,0 +1,96 @@
+"""Services: everything that routes may ask for, built once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.config import ServerConfig
+from server.db.connection import Database
+from server.domain.seeds import SeedSource
+from server.files import StateFiles
+from server.services.adapters import Adapters
+from server.services.checkpoints import Checkpoints
+from server.services.cleanup import Cleanup
+from server.services.dispatch import Dispatcher, SupervisedEngine
+from server.services.finetunes import Finetunes
+from server.services.handover import Handover
+from server.services.images import ImageDecoder
+from server.services.inference import Inference
+from server.services.metrics import Metrics
+from server.services.rollouts import Rollouts
+from server.services.training import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """The services of one process and what they share."""
+
+    config: ServerConfig
+    engine: SupervisedEngine
+    database: Database
+    dispatcher: Dispatcher
+    cleanup: Cleanup
+    finetunes: Finetunes
+    rollouts: Rollouts
+    training: Training
+    checkpoints: Checkpoints
+    metrics: Metrics
+    inference: Inference
+
+
+def build_services(
+    config: ServerConfig,
+    *,
+    engine: SupervisedEngine,
+    decoder: ImageDecoder,
+    root_seed: int,
+) -> Services:
+    """Wire the services; nothing is started and nothing is opened."""
+    database = Database(config.resolved_database_url)
+    files = StateFiles(config.data_dir)
+    seeds = SeedSource(root_seed)
+    cleanup = Cleanup(database, files, engine)
+    dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls)
+    handover = Handover(dispatcher)
+    adapters = Adapters(database, files)
+    return Services(
+        config=config,
+        engine=engine,
+        database=database,
+        dispatcher=dispatcher,
+        cleanup=cleanup,
+        finetunes=Finetunes(database, engine, seeds, cleanup),
+        rollouts=Rollouts(
+            engine=engine,
+            dispatcher=dispatcher,
+            handover=handover,
+            adapters=adapters,
+            decoder=decoder,
+            seeds=seeds,
+            queue_seconds=config.rollouts_queue_seconds,
+            answer_seconds=config.rollouts_answer_seconds,
+        ),
+        training=Training(
+            database=database,
+            engine=engine,
+            dispatcher=dispatcher,
+            handover=handover,
+            adapters=adapters,
+            decoder=decoder,
+            files=files,
+            cleanup=cleanup,
+            queue_seconds=config.train_queue_seconds,
+        ),
+        checkpoints=Checkpoints(database, cleanup),
+        metrics=Metrics(database),
+        inference=Inference(
+            engine=engine,
+            dispatcher=dispatcher,
+            handover=handover,
+            adapters=adapters,
+            decoder=decoder,
+            seeds=seeds,
+            base_aliases=config.model_aliases,
+            queue_seconds=config.inference_queue_seconds,
+        ),
+    )

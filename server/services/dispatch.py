@@ -1,0 +1,296 @@
+"""Dispatcher: who is handed to the engine next, and how long anyone waits.
+
+The API holds calls here, in front of the engine, which gets at most `max_calls` at once. Turns go
+round over the classes of work, and inside a class round over finetunes. Train steps of one finetune
+run one at a time, in the order in which they took their place. Nothing is handed over until the
+engine is ready: while the model loads, calls wait.
+
+    with dispatcher.place(WorkClass.TRAINING, finetune_id) as place:   # the order is fixed here
+        images = await decode(...)
+        await place.turn(within=600)                                   # raises after 600 seconds
+        ...                                                            # the turn ends here
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+from contract.engine import Engine
+from contract.errors import EngineError
+from server.domain.engine_status import EngineStatus
+from server.domain.errors import (
+    CallerLeftError,
+    OverloadedError,
+    ServiceError,
+    StartingError,
+    WorkerUnavailableError,
+)
+
+READY_POLL_SECONDS = 0.05
+
+
+class WorkClass(StrEnum):
+    """The three kinds of work that share the device."""
+
+    INFERENCE = "inference"
+    ROLLOUTS = "rollouts"
+    TRAINING = "training"
+
+
+class SupervisedEngine(Engine, Protocol):
+    """An engine that says how it is and can be started and stopped."""
+
+    async def start(self) -> None:
+        """Begin to start the worker; returns without waiting for the model."""
+        ...
+
+    async def stop(self) -> None:
+        """End the worker."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """Say how the worker is; never `ready` after a call raised WorkerUnavailable."""
+        ...
+
+
+class Place:
+    """One place in the queue, and the turn it becomes."""
+
+    def __init__(self, dispatcher: Dispatcher, work_class: WorkClass, lane: str):
+        self.work_class = work_class
+        self.lane = lane
+        self.is_running = False
+        self.taken_at = dispatcher.clock()
+        self._dispatcher = dispatcher
+        self._granted: asyncio.Future[None] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a turn was asked for and not given yet."""
+        return self._granted is not None and not self._granted.done()
+
+    async def turn(self, *, within: float, unless: asyncio.Future[None] | None = None) -> None:
+        """Wait for the turn, counted from when the place was taken.
+
+        Args:
+            within: Seconds.
+            unless: Gives the place up when it completes: the caller has left.
+
+        Raises:
+            ServiceError: The time is over, the caller left or the service is shutting down.
+        """
+        self._dispatcher.check_open()
+        granted = asyncio.get_running_loop().create_future()
+        self._granted = granted
+        if unless is not None:
+            unless.add_done_callback(lambda _: self.give_up(CallerLeftError("The caller left.")))
+            if unless.done():
+                raise CallerLeftError("The caller left.")
+        self._dispatcher.grant()
+        remaining = self.taken_at + within - self._dispatcher.clock()
+        try:
+            async with asyncio.timeout(remaining):
+                await granted
+        except TimeoutError:
+            raise self._dispatcher.too_late(within) from None
+
+    def give(self) -> None:
+        """Grant the turn."""
+        assert self._granted is not None
+        self.is_running = True
+        self._granted.set_result(None)
+
+    def give_up(self, reason: ServiceError) -> None:
+        """Refuse the turn if it was not granted yet."""
+        if self.is_waiting:
+            assert self._granted is not None
+            self._granted.set_exception(reason)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._dispatcher.leave(self)
+
+
+Lanes = OrderedDict[str, deque[Place]]
+
+
+class Dispatcher:
+    """Order, fairness and deadlines of everything that needs the engine."""
+
+    def __init__(
+        self,
+        engine: SupervisedEngine,
+        *,
+        max_calls: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.clock = clock
+        self._engine = engine
+        self._max_calls = max_calls
+        self._num_running = 0
+        self._classes: OrderedDict[WorkClass, Lanes] = OrderedDict(
+            (work_class, OrderedDict()) for work_class in WorkClass
+        )
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_draining = False
+        self._idle = asyncio.Event()
+
+    @property
+    def num_waiting(self) -> int:
+        """How many calls wait for their turn."""
+        return sum(place.is_waiting for place in self._places())
+
+    @property
+    def num_running(self) -> int:
+        """How many calls the engine has."""
+        return self._num_running
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service is shutting down."""
+        return self._is_draining
+
+    def place(self, work_class: WorkClass, lane: str) -> Place:
+        """Take a place; leave it by leaving its `with` block.
+
+        Args:
+            work_class: Turns go round over classes.
+            lane: Inside a class, turns go round over lanes: the finetune, or the base model.
+        """
+        place = Place(self, work_class, lane)
+        self._classes[work_class].setdefault(lane, deque()).append(place)
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Free a place and, if it was running, its turn."""
+        lanes = self._classes[place.work_class]
+        lanes[place.lane].remove(place)
+        if not lanes[place.lane]:
+            del lanes[place.lane]
+        if place.is_running:
+            place.is_running = False
+            self._num_running -= 1
+        if not self._num_running:
+            self._idle.set()
+        self.grant()
+
+    def grant(self) -> None:
+        """Give turns while there are free ones and someone waits."""
+        while self._num_running < self._max_calls:
+            if not self._is_ready():
+                if any(place.is_waiting for place in self._places()):
+                    self._watch()
+                return
+            place = self._next()
+            if place is None:
+                return
+            self._num_running += 1
+            self._idle.clear()
+            place.give()
+
+    async def until_ready(self) -> None:
+        """Wait until the engine is ready."""
+        while not self._is_ready():
+            await asyncio.shield(self._watch())
+
+    def check_open(self) -> None:
+        """Raise if the service is shutting down."""
+        if self._is_draining:
+            raise OverloadedError("The server is shutting down. Ask again in a few seconds.")
+
+    def drain(self) -> None:
+        """Refuse every call that waits or comes; running ones go on."""
+        self._is_draining = True
+        for place in list(self._places()):
+            place.give_up(
+                OverloadedError("The server is shutting down. Ask again in a few seconds.")
+            )
+
+    async def close(self, *, grace_seconds: float) -> None:
+        """Drain, then wait for running calls as long as the grace lasts."""
+        self.drain()
+        if self._num_running:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace_seconds)
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def too_late(self, waited_seconds: float) -> ServiceError:
+        """The refusal of a call whose time is over, which names the reason."""
+        return refusal_of(
+            self._engine.status(),
+            f"The call waited {waited_seconds:g} s for its turn;"
+            f" {self._num_running} calls run and {self.num_waiting} wait.",
+        )
+
+    def _places(self) -> list[Place]:
+        return [
+            place
+            for lanes in self._classes.values()
+            for places in lanes.values()
+            for place in places
+        ]
+
+    def _is_ready(self) -> bool:
+        return self._engine.status().state == "ready"
+
+    def _next(self) -> Place | None:
+        for work_class in list(self._classes):
+            lanes = self._classes[work_class]
+            for lane in list(lanes):
+                place = _first_waiting(work_class, lanes[lane])
+                if place is not None:
+                    lanes.move_to_end(lane)
+                    self._classes.move_to_end(work_class)
+                    return place
+        return None
+
+    def _watch(self) -> asyncio.Task[None]:
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._become_ready())
+        return self._watcher
+
+    async def _become_ready(self) -> None:
+        while not self._is_ready():
+            await _ignoring_engine_errors(self._engine.describe)
+            if not self._is_ready():
+                await asyncio.sleep(READY_POLL_SECONDS)
+        self.grant()
+
+
+def _first_waiting(work_class: WorkClass, places: deque[Place]) -> Place | None:
+    """Who in a lane may go next; in training only its head, be it preparing or running."""
+    candidates = [places[0]] if work_class is WorkClass.TRAINING else places
+    return next((place for place in candidates if place.is_waiting), None)
+
+
+async def _ignoring_engine_errors(call: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await call()
+    except EngineError:
+        return
+
+
+def refusal_of(status: EngineStatus, sentence: str) -> ServiceError:
+    """The 503 that tells why work does not start: loading, worker away, or too much of it."""
+    if status.state == "starting":
+        return StartingError(f"The model is still loading. {status.detail} {sentence}".strip())
+    if status.state == "unavailable":
+        return WorkerUnavailableError(
+            f"The worker is being replaced. {status.detail} {sentence}".strip()
+        )
+    return OverloadedError(f"{sentence} Ask again later.")

@@ -1,0 +1,117 @@
+"""Inference: one answer of the base model or of a saved checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from contract.codec import to_plain
+from contract.engine import Answer, Answered, ModelInfo
+from contract.ids import CheckpointName
+from contract.skills import Settings, SkillRequest
+from server.domain.errors import ModelNotFoundError
+from server.domain.seeds import SeedSource
+from server.services.adapters import Adapters, AdapterState
+from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
+from server.services.handover import Handover
+from server.services.images import ImageDecoder, ImageUrl, decode_images
+from server.services.rollouts import require_skill
+
+_BASE_LANE = "base"
+_VENDOR_PREFIX = "moondream/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOrder:
+    """What one inference call asks for, validated; `model` None is the base model."""
+
+    model: str | None
+    request: SkillRequest
+    images: Sequence[ImageUrl]
+    settings: Settings
+    fingerprint: bytes
+
+
+class Inference:
+    """Answers requests."""
+
+    def __init__(
+        self,
+        *,
+        engine: SupervisedEngine,
+        dispatcher: Dispatcher,
+        handover: Handover,
+        adapters: Adapters,
+        decoder: ImageDecoder,
+        seeds: SeedSource,
+        base_aliases: Sequence[str],
+        queue_seconds: float,
+    ):
+        self._engine = engine
+        self._dispatcher = dispatcher
+        self._handover = handover
+        self._adapters = adapters
+        self._decoder = decoder
+        self._seeds = seeds
+        self._base_aliases = frozenset(base_aliases)
+        self._queue_seconds = queue_seconds
+
+    async def answer(
+        self, account_id: str, order: AnswerOrder, *, caller_left: asyncio.Future[None]
+    ) -> Answered:
+        """Answer when it is this call's turn; a caller who leaves before gives the place up."""
+        saved = await self._resolve(account_id, order.model)
+        lane = _BASE_LANE if saved is None else saved.finetune_id
+        with self._dispatcher.place(WorkClass.INFERENCE, lane) as place:
+            images = await decode_images(self._decoder, order.images)
+            await place.turn(within=self._queue_seconds, unless=caller_left)
+            model = await self._engine.describe()
+            require_skill(model.skills, order.request.skill, model)
+            async with self._state(account_id, saved, model) as state:
+                command = Answer(
+                    adapter=state and state.adapter,
+                    request=order.request,
+                    settings=order.settings,
+                    seed=self._seed(order, state, [image.digest for image in images]),
+                )
+                return await self._handover.call(
+                    lambda: self._engine.answer(command, images), fingerprint=order.fingerprint
+                )
+
+    async def _resolve(self, account_id: str, name: str | None) -> CheckpointName | None:
+        """Return the checkpoint that a model string names, None for the base model."""
+        if name is None:
+            return None
+        if name.removeprefix(_VENDOR_PREFIX) in self._base_names():
+            return None
+        saved = CheckpointName.parse(name)
+        if saved is None:
+            raise ModelNotFoundError(
+                "There is no such model. Leave the field out for the base model, or name a saved"
+                " checkpoint as {base}/{finetune_id}@{step}.",
+                loc=("body", "model"),
+            )
+        await self._adapters.require_saved(account_id, saved.finetune_id, saved.step)
+        return saved
+
+    def _base_names(self) -> frozenset[str]:
+        model = self._engine.status().model
+        return self._base_aliases | ({model.name} if model else set())
+
+    @asynccontextmanager
+    async def _state(
+        self, account_id: str, saved: CheckpointName | None, model: ModelInfo
+    ) -> AsyncIterator[AdapterState | None]:
+        if saved is None:
+            yield None
+            return
+        lease = self._adapters.saved(account_id, saved.finetune_id, saved.step, model)
+        async with lease as state:
+            yield state
+
+    def _seed(self, order: AnswerOrder, state: AdapterState | None, digests: list[str]) -> int:
+        content = [to_plain(order.request), digests, to_plain(order.settings)]
+        ordinal, step = (0, 0) if state is None else (state.ordinal, state.adapter.step)
+        return self._seeds.call_seed("answer", ordinal, step, content)

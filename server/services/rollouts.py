@@ -1,0 +1,104 @@
+"""Rollouts: sample answers from the newest committed weights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contract.codec import to_plain
+from contract.engine import MakeRollouts, ModelInfo, RolloutsMade
+from contract.ids import parse_ulid
+from contract.skills import GroundTruth, Pixels, Settings, TunableRequest
+from server.domain.errors import NotSupportedError
+from server.domain.seeds import SeedSource
+from server.services.adapters import Adapters, AdapterState
+from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
+from server.services.handover import Handover
+from server.services.images import ImageDecoder, ImageUrl, decode_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutsOrder:
+    """What one rollouts call asks for, validated."""
+
+    finetune_id: str
+    request: TunableRequest
+    images: Sequence[ImageUrl]
+    settings: Settings
+    num_rollouts: int
+    ground_truth: GroundTruth | None
+    fingerprint: bytes
+
+
+class Rollouts:
+    """Makes rollouts, each call from one version of the weights."""
+
+    def __init__(
+        self,
+        *,
+        engine: SupervisedEngine,
+        dispatcher: Dispatcher,
+        handover: Handover,
+        adapters: Adapters,
+        decoder: ImageDecoder,
+        seeds: SeedSource,
+        queue_seconds: float,
+        answer_seconds: float,
+    ):
+        self._engine = engine
+        self._dispatcher = dispatcher
+        self._handover = handover
+        self._adapters = adapters
+        self._decoder = decoder
+        self._seeds = seeds
+        self._queue_seconds = queue_seconds
+        self._answer_seconds = answer_seconds
+
+    async def make_rollouts(
+        self, account_id: str, order: RolloutsOrder, *, caller_left: asyncio.Future[None]
+    ) -> RolloutsMade:
+        """Sample when it is this call's turn; a caller who leaves before gives the place up."""
+        await self._adapters.require_living(account_id, order.finetune_id)
+        lane = parse_ulid(order.finetune_id) or order.finetune_id
+        with self._dispatcher.place(WorkClass.ROLLOUTS, lane) as place:
+            images = await decode_images(self._decoder, order.images)
+            await place.turn(within=self._queue_seconds, unless=caller_left)
+            model = await self._engine.describe()
+            require_skill(model.tunable_skills, order.request.skill, model)
+            async with self._adapters.newest(account_id, order.finetune_id, model) as state:
+                command = self._command(order, state, images)
+                return await self._handover.call(
+                    lambda: self._engine.make_rollouts(command, images),
+                    fingerprint=order.fingerprint,
+                    redo_before=place.taken_at + self._answer_seconds,
+                )
+
+    def _command(
+        self, order: RolloutsOrder, state: AdapterState, images: Sequence[Pixels]
+    ) -> MakeRollouts:
+        content: dict[str, Any] = {
+            "request": to_plain(order.request),
+            "images": [image.digest for image in images],
+            "settings": to_plain(order.settings),
+            "num_rollouts": order.num_rollouts,
+            "ground_truth": to_plain(order.ground_truth),
+        }
+        return MakeRollouts(
+            adapter=state.adapter,
+            request=order.request,
+            settings=order.settings,
+            num_rollouts=order.num_rollouts,
+            seed=self._seeds.call_seed("make_rollouts", state.ordinal, state.adapter.step, content),
+            ground_truth=order.ground_truth,
+        )
+
+
+def require_skill(skills: Sequence[str], skill: str, model: ModelInfo) -> None:
+    """Refuse a skill that the loaded model lacks."""
+    if skill not in skills:
+        raise NotSupportedError(
+            f"The loaded model '{model.name}' does not support {skill} here;"
+            f" it supports {', '.join(skills)}."
+        )
