@@ -1,0 +1,70 @@
+"""The real app on a database of its own, with a fake engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from server.app import create_app
+from server.config import ServerConfig
+from server.db import migrate
+from tests.fakes import FakeEngine, FakeImageDecoder
+from tests.service import Service
+
+Serve = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, made once and copied."""
+    folder = tmp_path_factory.mktemp("template")
+    migrate.upgrade(ServerConfig(data_dir=folder))
+    return folder / "moontune.db"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, empty_database: Path) -> Path:
+    shutil.copy(empty_database, tmp_path / "moontune.db")
+    return tmp_path
+
+
+@pytest.fixture
+def serve(data_dir: Path) -> Serve:
+    """Start the app on this test's data directory; more than once is a restart."""
+
+    @asynccontextmanager
+    async def run(engine: FakeEngine | None = None, **options: Any) -> AsyncIterator[Service]:
+        config = ServerConfig(data_dir=data_dir, **{"seed": 7, **options})
+        engine = engine or FakeEngine()
+        decoder = FakeImageDecoder(
+            max_image_bytes=config.max_image_bytes, max_image_pixels=config.max_image_pixels
+        )
+        app = create_app(config, engine=engine, image_decoder=decoder)
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
+        ):
+            yield Service(
+                app=app, config=config, engine=engine, decoder=decoder, http=http, data_dir=data_dir
+            )
+
+    return run
+
+
+@pytest.fixture
+async def service(serve: Serve, anyio_backend: str) -> AsyncIterator[Service]:
+    """The app with seed 7 and everything else by default."""
+    async with serve() as running:
+        yield running

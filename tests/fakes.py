@@ -1,0 +1,239 @@
+"""Fakes at our own seams: an engine that computes nothing, a decoder that decodes in place."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import random
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from contract.engine import (
+    Answer,
+    Answered,
+    FileRef,
+    MakeRollouts,
+    ModelInfo,
+    RolloutsMade,
+    SkipReason,
+    StepTrained,
+    TrainStep,
+)
+from contract.groups import RLGroup, SFTGroup
+from contract.skills import (
+    FinishReason,
+    Pixels,
+    Rollout,
+    Skill,
+    SkillRequest,
+)
+from server.domain.engine_status import EngineStatus
+from server.domain.errors import ImageDecodeError, ImageTooLargeError, ImageUrlSchemeError
+
+FAKE_MODEL = ModelInfo(
+    name="tiny",
+    family="moondream3",
+    digest="d" * 64,
+    device="cpu",
+    dtype="float32",
+    num_parameters=1_000_000,
+    max_context=2048,
+    skills=("query", "point", "detect", "caption"),
+    tunable_skills=("query", "point", "detect"),
+)
+
+
+class FakeEngine:
+    """Deterministic in its commands: equal commands give equal results.
+
+    Attributes:
+        model: What it says is loaded.
+        state: What `status` says; calls wait while it is not `ready`.
+        calls: Every (verb, command) that was handed over, in order.
+        faults: Raised by the next calls, one each; a callable is called instead.
+        gate: While cleared, calls wait after they were handed over.
+    """
+
+    def __init__(self, model: ModelInfo = FAKE_MODEL):
+        self.model = model
+        self.state: Literal["starting", "ready", "unavailable"] = "ready"
+        self.calls: list[tuple[str, Any]] = []
+        self.faults: deque[Exception | None] = deque()
+        self.step_overrides: dict[str, Any] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.dropped: list[str] = []
+        self.num_running = 0
+        self.max_running = 0
+        self.is_started = False
+
+    def verbs(self) -> list[str]:
+        """The verbs of all calls so far."""
+        return [verb for verb, _ in self.calls]
+
+    def commands(self, verb: str) -> list[Any]:
+        """The commands of one verb."""
+        return [command for called, command in self.calls if called == verb]
+
+    async def start(self) -> None:
+        self.is_started = True
+
+    async def stop(self) -> None:
+        self.is_started = False
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(
+            state=self.state,
+            detail="" if self.state == "ready" else "Told to be so.",
+            model=self.model if self.state == "ready" else None,
+        )
+
+    async def describe(self) -> ModelInfo:
+        while self.state != "ready":
+            await asyncio.sleep(0.001)
+        return self.model
+
+    async def make_rollouts(self, command: MakeRollouts, images: Sequence[Pixels]) -> RolloutsMade:
+        await self._call("make_rollouts", command)
+        draw = random.Random(command.seed)
+        rollouts = tuple(
+            _rollout(command.request, command.adapter.step, draw)
+            for _ in range(command.num_rollouts)
+        )
+        rewards = None
+        if command.ground_truth is not None:
+            rewards = tuple(draw.random() for _ in rollouts)
+        return RolloutsMade(rollouts=rollouts, rewards=rewards)
+
+    async def train_step(self, command: TrainStep, images: Sequence[Pixels]) -> StepTrained:
+        await self._call("train_step", command)
+        has_rl = any(isinstance(group, RLGroup) for group in command.groups)
+        has_sft = any(isinstance(group, SFTGroup) for group in command.groups)
+        applied = command.lr > 0
+        rewards = [r for g in command.groups if isinstance(g, RLGroup) for r in g.rewards]
+        facts: dict[str, Any] = {
+            "applied": applied,
+            "skip_reason": None if applied else SkipReason.ZERO_LR,
+            "kl": 0.01 if has_rl else None,
+            "router_kl": 0.002,
+            "grad_norm": 1.5,
+            "reward_mean": sum(rewards) / len(rewards) if rewards else None,
+            "reward_std": 0.1 if has_rl else None,
+            "sft_loss": 2.0 if has_sft else None,
+            "extra": {"num_tokens": 12},
+            **self.step_overrides,
+        }
+        weights = optimizer = None
+        if facts["applied"]:
+            before = command.adapter.weights
+            seed = before.digest if before else str(command.adapter.seed)
+            weights = _write(command.weights_path, f"weights after {seed}")
+            optimizer = _write(command.optimizer_path, f"optimizer after {seed}")
+        return StepTrained(**facts, weights=weights, optimizer=optimizer)
+
+    async def answer(self, command: Answer, images: Sequence[Pixels]) -> Answered:
+        await self._call("answer", command)
+        adapter = command.adapter
+        if adapter is not None and adapter.weights is not None:
+            assert Path(adapter.weights.path).is_file(), "the weights to answer with are gone"
+        return Answered(
+            output=_output(command.request, random.Random(command.seed)),
+            finish_reason=FinishReason.STOP,
+            input_tokens=740,
+            output_tokens=3,
+            prefill_time_ms=1.0,
+            decode_time_ms=2.0,
+            ttft_ms=1.5,
+        )
+
+    async def drop(self, finetune_id: str) -> None:
+        self.dropped.append(finetune_id)
+
+    async def _call(self, verb: str, command: Any) -> None:
+        self.calls.append((verb, command))
+        self.num_running += 1
+        self.max_running = max(self.max_running, self.num_running)
+        try:
+            fault = self.faults.popleft() if self.faults else None
+            if fault is not None:
+                raise fault
+            await self.gate.wait()
+        finally:
+            self.num_running -= 1
+
+
+class FakeImageDecoder:
+    """Decodes in place, with the refusals of the real one; counts what it decoded."""
+
+    def __init__(self, *, max_image_bytes: int = 10 << 20, max_image_pixels: int = 50_000_000):
+        self.max_image_bytes = max_image_bytes
+        self.max_image_pixels = max_image_pixels
+        self.num_decoded = 0
+
+    async def decode(self, image_url: str) -> Pixels:
+        self.num_decoded += 1
+        if not image_url.startswith("data:") or ";base64," not in image_url:
+            raise ImageUrlSchemeError("Send images as base64 data URLs; nothing is fetched.")
+        try:
+            encoded = base64.b64decode(image_url.partition(",")[2], validate=True)
+            image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP", "GIF"))
+            if len(encoded) > self.max_image_bytes or (
+                image.width * image.height > self.max_image_pixels
+            ):
+                raise ImageTooLargeError("The image is too large.")
+            data = image.convert("RGB").tobytes()
+        except (OSError, ValueError) as error:
+            raise ImageDecodeError("The image is damaged, or no image.") from error
+        return Pixels(
+            height=image.height,
+            width=image.width,
+            digest=hashlib.sha256(encoded).hexdigest(),
+            data=data,
+        )
+
+
+def _write(path: str, text: str) -> FileRef:
+    target = Path(path)
+    assert target.is_absolute(), f"{path} is not absolute"
+    assert not target.exists(), f"{path} was used before"
+    target.write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return FileRef(path=path, digest=digest, num_bytes=len(text))
+
+
+def _output(request: SkillRequest, draw: random.Random) -> dict[str, Any]:
+    x, y = round(draw.random() / 2, 4), round(draw.random() / 2, 4)
+    if request.skill == "point":
+        return {"points": [{"x": x, "y": y}]}
+    if request.skill == "detect":
+        return {"objects": [{"x_min": x, "y_min": y, "x_max": x + 0.5, "y_max": y + 0.5}]}
+    if request.skill == "caption":
+        return {"caption": f"A picture, {request.length}."}
+    output: dict[str, Any] = {"answer": f"answer {draw.randrange(1000)}"}
+    if request.reasoning:
+        output["reasoning"] = {"text": "because", "grounding": []}
+    return output
+
+
+def _rollout(request: SkillRequest, step: int, draw: random.Random) -> Rollout:
+    tokens = {"point": (5, 5), "detect": (5, 5, 6)}.get(
+        request.skill, tuple(draw.randrange(100) for _ in range(3))
+    )
+    return Rollout(
+        skill=Skill(request.skill),
+        finish_reason=FinishReason.STOP,
+        output=_output(request, draw),
+        answer_tokens=tokens,
+        thinking_tokens=(),
+        has_answer_separator=False,
+        coords=() if request.skill == "query" else (261, 409),
+        sizes=((830, 872),) if request.skill == "detect" else (),
+        policy_step=step,
+        logprobs={"v": 1, "digest": "0" * 16, "answer": [-0.5] * len(tokens)},
+    )
