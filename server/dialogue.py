@@ -1,0 +1,163 @@
+"""The calls in flight on one worker: who waits for which answer, until the channel ends.
+
+Nothing here knows processes or restarts. The words are those of contract/messages.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from contract.codec import from_plain
+from contract.engine import ModelInfo
+from contract.errors import EngineError, WorkerUnavailable
+from contract.framing import Message, encode
+from contract.messages import call_message, read_result
+from contract.skills import Pixels
+from server.channel import Channel, MalformedMessageError
+
+log = structlog.get_logger(__name__)
+
+Parts = Sequence[bytes | memoryview]
+
+
+class NotHandedOverError(WorkerUnavailable):
+    """The worker ended before it saw anything of this call, which may go to the next one."""
+
+
+@dataclass
+class _Call:
+    """A call under way: its verb, its bytes, who waits for the answer, and how far it came."""
+
+    verb: str
+    parts: Parts
+    answer: asyncio.Future[Any]
+    is_handed_over: bool = False
+
+
+class Dialogue:
+    """One conversation with one worker.
+
+    Args:
+        channel: Ours until `run` returns; its owner closes it afterwards.
+        epoch: What the worker was told at its birth; messages of another epoch are dropped.
+        on_loading: Called with each line of progress before readiness.
+        on_ready: Called once, with what was loaded.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        epoch: int,
+        on_loading: Callable[[str], None],
+        on_ready: Callable[[ModelInfo], None],
+    ) -> None:
+        self._channel = channel
+        self._epoch = epoch
+        self._on_loading = on_loading
+        self._on_ready = on_ready
+        self._ids = itertools.count(1)
+        self._calls: dict[int, _Call] = {}
+        self._outgoing: asyncio.Queue[_Call | None] = asyncio.Queue()
+        self._is_over = False
+
+    async def run(self) -> None:
+        """Talk until the worker ends the conversation; then every call still waiting fails.
+
+        Raises:
+            MalformedMessageError: The worker said something that makes no sense.
+        """
+        writing = asyncio.create_task(self._write())
+        try:
+            while (message := await self._channel.receive()) is not None:
+                await self._take(message)
+        finally:
+            self._is_over = True
+            writing.cancel()
+            await asyncio.wait({writing})
+            for call in self._calls.values():
+                if not call.answer.done():
+                    call.answer.set_exception(_loss(call))
+
+    async def call(self, verb: str, command: Any, images: Sequence[Pixels] = ()) -> Any:
+        """Ask for one verb and wait for its answer; cancelling the wait leaves the work running.
+
+        Raises:
+            EngineError: As the worker answered, or `WorkerUnavailable` when it ended.
+            ValueError: The command holds a number that is not finite.
+        """
+        call_id = next(self._ids)
+        # In a thread, because the header of a step with many rollouts has megabytes.
+        message = await asyncio.to_thread(call_message, call_id, verb, command, images)
+        parts = await asyncio.to_thread(encode, message)
+        call = _Call(verb, parts, asyncio.get_running_loop().create_future())
+        if self._is_over:
+            raise _loss(call)
+        self._calls[call_id] = call
+        self._outgoing.put_nowait(call)
+        try:
+            return await call.answer
+        finally:
+            del self._calls[call_id]
+
+    def ask_to_stop(self) -> None:
+        """Tell the worker to end after what it is doing."""
+        self._outgoing.put_nowait(None)
+
+    async def _write(self) -> None:
+        """Send what is queued, each message to its end even if its caller leaves meanwhile."""
+        try:
+            while (call := await self._outgoing.get()) is not None:
+                if not call.answer.done():
+                    call.is_handed_over = True
+                    await self._channel.send(call.parts)
+            await self._channel.send(encode(Message(header={"kind": "stop"})))
+        except OSError:
+            pass  # The worker is gone, which the reading side is about to notice.
+
+    async def _take(self, message: Message) -> None:
+        header = message.header
+        try:
+            kind = header["kind"]
+            if kind == "loading":
+                self._on_loading(str(header["text"]))
+            elif header["epoch"] != self._epoch:
+                log.warning("worker_message_stale", kind=kind, epoch=header["epoch"])
+            elif kind == "ready":
+                self._on_ready(from_plain(ModelInfo, header["model"]))
+            elif kind in ("result", "error"):
+                await self._deliver(header["id"], message)
+            else:
+                raise ValueError("no such kind of message")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MalformedMessageError(f"{type(error).__name__} in a message") from error
+
+    async def _deliver(self, call_id: int, message: Message) -> None:
+        call = self._calls.get(call_id)
+        if call is None:
+            return  # Its caller was cancelled.
+        outcome: Any
+        try:
+            # In a thread, because the tokens of many rollouts take milliseconds to build.
+            outcome = await asyncio.to_thread(read_result, call.verb, message)
+        except EngineError as error:
+            outcome = error
+        if call.answer.done():
+            return
+        if isinstance(outcome, EngineError):
+            call.answer.set_exception(outcome)
+        else:
+            call.answer.set_result(outcome)
+
+
+def _loss(call: _Call) -> WorkerUnavailable:
+    """What a caller is told whose worker ended."""
+    if call.is_handed_over:
+        return WorkerUnavailable("The worker ended during this call.")
+    return NotHandedOverError("The worker ended before this call.")

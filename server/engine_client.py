@@ -1,0 +1,248 @@
+"""The only file that knows how a trainer is reached: a child process that is replaced when it ends.
+
+`EngineClient` is `contract.engine.Engine` for the rest of the service. A call waits for a worker
+that is ready, is handed over, and fails with `WorkerUnavailable` when that worker ends under it;
+whether it is tried again is the caller's decision, never made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import structlog
+
+from contract.engine import (
+    Answer,
+    Answered,
+    MakeRollouts,
+    ModelInfo,
+    RolloutsMade,
+    StepTrained,
+    TrainStep,
+)
+from contract.errors import WorkerUnavailable
+from contract.skills import Pixels
+from server.dialogue import Dialogue, NotHandedOverError
+from server.domain.engine_status import EngineStatus
+from server.restarts import RestartSchedule
+from server.worker_process import EXIT_REFUSED, WorkerEnd, WorkerLaunch, WorkerProcess
+
+log = structlog.get_logger(__name__)
+
+DYING_SECONDS = 1.0
+"""How long may lie between the end of a worker's socket and the end of its process."""
+
+STOPPING = "The server is stopping."
+
+State = Literal["starting", "ready", "unavailable"]
+
+
+class WorkerRefusedError(Exception):
+    """The first worker says, in a sentence for people, that it cannot work as configured."""
+
+
+class EngineClient:
+    """One worker at a time, from `start` to `stop`.
+
+    Args:
+        launch: How to start a worker.
+        restarts: When to start it again.
+        next_epoch: Gives every worker a number larger than any before.
+        on_status: Called at every change of `status()`.
+        stop_seconds: How long `stop` lets the worker finish before it is ended by signals.
+    """
+
+    def __init__(
+        self,
+        launch: WorkerLaunch,
+        *,
+        restarts: RestartSchedule | None = None,
+        next_epoch: Callable[[], int] | None = None,
+        on_status: Callable[[EngineStatus], None] | None = None,
+        stop_seconds: float = 10.0,
+    ) -> None:
+        self._launch = launch
+        self._restarts = restarts or RestartSchedule()
+        self._next_epoch = next_epoch or itertools.count(1).__next__
+        self._on_status = on_status
+        self._stop_seconds = stop_seconds
+        self._status = EngineStatus(state="starting", detail="The worker is not started yet.")
+        self._dialogue: Dialogue | None = None
+        self._worker: WorkerProcess | None = None
+        self._refusal: str | None = None
+        self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._supervision: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to start workers; returns at once. Call once."""
+        assert self._supervision is None, "an engine client is started once"
+        self._supervision = asyncio.create_task(self._supervise())
+
+    async def stop(self) -> None:
+        """End the worker in order; calls that wait or run fail with `WorkerUnavailable`."""
+        self._stopping.set()
+        self._wake()
+        if self._supervision is not None:
+            await self._supervision
+
+    def status(self) -> EngineStatus:
+        """What is known without asking the worker."""
+        return self._status
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process id of the present worker, for operators and tests."""
+        return None if self._worker is None else self._worker.pid
+
+    async def describe(self) -> ModelInfo:
+        """Say what is loaded; waits until the model answers."""
+        await self._ready()
+        assert self._status.model is not None, "a dialogue is published with its model"
+        return self._status.model
+
+    async def wait_until_ready(self) -> ModelInfo:
+        """As `describe`, for who can act on a configuration that will never work.
+
+        Raises:
+            WorkerRefusedError: The worker ended with `EXIT_REFUSED` before any model was loaded.
+        """
+        await self._ready(gives_up=True)
+        return await self.describe()
+
+    async def make_rollouts(self, command: MakeRollouts, images: Sequence[Pixels]) -> RolloutsMade:
+        """Sample the rollouts of one call."""
+        return await self._call("make_rollouts", command, images)
+
+    async def train_step(self, command: TrainStep, images: Sequence[Pixels]) -> StepTrained:
+        """Compute one step; when this returns, its files are durable."""
+        return await self._call("train_step", command, images)
+
+    async def answer(self, command: Answer, images: Sequence[Pixels]) -> Answered:
+        """Answer one inference request."""
+        return await self._call("answer", command, images)
+
+    async def drop(self, finetune_id: str) -> None:
+        """Forget what memory holds of a finetune."""
+        await self._call("drop", finetune_id, ())
+
+    async def _call(self, verb: str, command: Any, images: Sequence[Pixels]) -> Any:
+        while True:
+            dialogue = await self._ready()
+            try:
+                return await dialogue.call(verb, command, images)
+            except NotHandedOverError:
+                continue
+
+    async def _ready(self, *, gives_up: bool = False) -> Dialogue:
+        """The conversation with a worker that is ready, as soon as there is one."""
+        while True:
+            if self._stopping.is_set():
+                raise WorkerUnavailable(STOPPING)
+            if self._dialogue is not None:
+                return self._dialogue
+            if gives_up and self._refusal is not None:
+                raise WorkerRefusedError(self._refusal)
+            await self._changed.wait()
+
+    def _become(self, state: State, detail: str, model: ModelInfo | None = None) -> None:
+        """Publish a status and wake who waits for one; the model is the last one that is known."""
+        self._status = EngineStatus(state=state, detail=detail, model=model or self._status.model)
+        log.info("engine_status", state=state, detail=detail)
+        self._wake()
+        if self._on_status is not None:
+            self._on_status(self._status)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _supervise(self) -> None:
+        """One worker after another until we stop."""
+        while await self._pause(self._restarts.pause_seconds()):
+            self._restarts.started()
+            try:
+                reason = await self._attend(self._next_epoch())
+            except OSError as error:
+                reason = f"The worker could not be started: {error}."
+            self._restarts.ended()
+            if not self._stopping.is_set():
+                seconds = self._restarts.pause_seconds()
+                self._become("unavailable", f"{reason} It is started again in {seconds:.0f} s.")
+        self._become("unavailable", STOPPING)
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait, and say whether to go on."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+        return not self._stopping.is_set()
+
+    async def _attend(self, epoch: int) -> str:
+        """Start one worker, be there until it ends, and say in a sentence how it did.
+
+        Raises:
+            OSError: It could not be started.
+        """
+        self._on_loading("The worker is starting.")
+        worker = self._worker = await WorkerProcess.start(self._launch, epoch=epoch)
+        dialogue = Dialogue(
+            worker.channel,
+            epoch=epoch,
+            on_loading=self._on_loading,
+            on_ready=lambda model: self._on_ready(model, dialogue),
+        )
+        talk = asyncio.create_task(dialogue.run())
+        try:
+            await self._first_end(talk, worker)
+            was_ready, self._dialogue = self._dialogue is not None, None
+            if self._stopping.is_set():
+                dialogue.ask_to_stop()
+                end = await worker.end(grace_seconds=self._stop_seconds)
+            else:
+                self._become("unavailable", "The worker ended.")
+                is_broken = talk.done() and talk.exception() is not None
+                end = await worker.end(grace_seconds=0.0 if is_broken else DYING_SECONDS)
+            # What it said last may still lie in the socket.
+            await asyncio.wait({talk}, timeout=DYING_SECONDS)
+        finally:
+            talk.cancel()
+            await asyncio.wait({talk})
+            await worker.end(grace_seconds=0.0, term_seconds=0.0)
+            worker.channel.close()
+            self._worker = None
+        return self._reason(end, was_ready, None if talk.cancelled() else talk.exception())
+
+    async def _first_end(self, talk: asyncio.Task[None], worker: WorkerProcess) -> None:
+        """Wait until the conversation ends, or the process, or we are to stop."""
+        waits = {asyncio.create_task(worker.wait()), asyncio.create_task(self._stopping.wait())}
+        try:
+            await asyncio.wait({talk, *waits}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _on_loading(self, text: str) -> None:
+        self._become("unavailable" if self._status.state == "unavailable" else "starting", text)
+
+    def _on_ready(self, model: ModelInfo, dialogue: Dialogue) -> None:
+        if not self._stopping.is_set():
+            self._restarts.became_ready()
+            self._dialogue = dialogue
+            self._become("ready", f"{model.name} on {model.device}", model)
+
+    def _reason(self, end: WorkerEnd, was_ready: bool, fault: BaseException | None) -> str:
+        """Say how a worker ended; remember when it refused to work at all."""
+        said = f": {end.last_line}" if end.last_line else "."
+        if fault is not None:
+            log.error("worker_message_malformed", exc_info=fault)
+            return f"The worker was ended because it sent what cannot be read ({fault})."
+        if was_ready:
+            return f"The worker ended with {end.how}{said}"
+        if end.status == EXIT_REFUSED and self._status.model is None:
+            self._refusal = end.last_line or f"The worker ended with {end.how}."
+        return f"The worker ended with {end.how} before it was ready{said}"

@@ -1,0 +1,385 @@
+"""The engine client against a worker that dies, hangs, lies and talks nonsense."""
+
+# ruff: noqa: ASYNC240 -- a test may block its own loop for a small file.
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contract.engine import AdapterRef, Answer, MakeRollouts, TrainStep
+from contract.errors import EngineFailed, RequestRefused, StorageFull, WorkerUnavailable
+from contract.groups import SFTGroup, TrainOptions
+from contract.skills import Pixels, QueryRequest, QueryTarget, Settings
+from server.domain.engine_status import EngineStatus
+from server.engine_client import EngineClient, WorkerRefusedError
+from server.restarts import RestartSchedule
+from server.worker_process import EXIT_REFUSED
+
+pytestmark = pytest.mark.anyio
+
+ClientFactory = Callable[..., EngineClient]
+ADAPTER = AdapterRef(finetune_id="0" * 26, step=0, rank=8, seed=1, weights=None)
+
+
+def question(text: str) -> Answer:
+    request = QueryRequest(question=text)
+    return Answer(adapter=None, request=request, settings=Settings(temperature=0.0), seed=1)
+
+
+async def ask(client: EngineClient, text: str) -> str:
+    return (await client.answer(question(text), ())).output["answer"]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 -- what is watched belongs to another process.
+        await asyncio.sleep(0.005)
+
+
+def picture(num_bytes: int, value: int = 0) -> Pixels:
+    return Pixels(height=1, width=num_bytes // 3, digest="0" * 64, data=bytes([value]) * num_bytes)
+
+
+async def test_a_call_waits_for_the_worker_and_is_answered(make_client: ClientFactory) -> None:
+    client = make_client()
+    waiting = asyncio.create_task(ask(client, "hello"))
+    await client.start()
+    assert await waiting == "hello"
+
+
+async def test_describe_waits_for_the_model_and_the_status_tells_its_states(
+    make_client: ClientFactory,
+) -> None:
+    seen: list[EngineStatus] = []
+    client = make_client(on_status=seen.append)
+    assert client.status().state == "starting"
+    await client.start()
+    model = await client.describe()
+    assert model.name == "fake"
+    assert client.status().state == "ready"
+    assert client.status().model == model
+    await client.stop()
+    assert [s.state for s in seen] == ["starting", "starting", "ready", "unavailable"]
+    assert seen[1].detail == "loading shard 1 of 1"
+
+
+async def test_every_verb_returns_its_typed_result(make_client: ClientFactory) -> None:
+    client = make_client()
+    await client.start()
+    command = MakeRollouts(
+        adapter=ADAPTER,
+        request=QueryRequest(question="?", image=0),
+        settings=Settings(temperature=1.0),
+        num_rollouts=1,
+        seed=2,
+    )
+    made = await client.make_rollouts(command, [picture(3, 5), picture(3, 6)])
+    assert made.rewards == (5.0, 6.0)
+    assert (await client.train_step(train_step(), ())).extra == {"num_bytes": 0}
+    assert (await client.answer(question("a"), ())).output == {"answer": "a"}
+    assert await client.drop("0" * 26) is None
+
+
+def train_step() -> TrainStep:
+    group = SFTGroup(request=QueryRequest(question="?"), targets=(QueryTarget(answer="a"),))
+    return TrainStep(
+        adapter=ADAPTER,
+        optimizer=None,
+        groups=(group,),
+        lr=0.1,
+        options=TrainOptions(),
+        weights_path="/w",
+        optimizer_path="/o",
+    )
+
+
+async def test_calls_are_multiplexed_and_may_be_answered_out_of_order(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client()
+    await client.start()
+    slow = asyncio.create_task(ask(client, "wait 0.05"))
+    await client.describe()
+    assert await asyncio.gather(*(ask(client, f"{i}") for i in range(50))) == [
+        str(i) for i in range(50)
+    ]
+    assert not slow.done()
+    assert await slow == "wait 0.05"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [("refuse", RequestRefused), ("full", StorageFull), ("fail", EngineFailed)],
+)
+async def test_errors_of_the_worker_reach_the_caller(
+    make_client: ClientFactory, text: str, error: type[Exception]
+) -> None:
+    client = make_client()
+    await client.start()
+    with pytest.raises(error) as caught:
+        await ask(client, text)
+    if isinstance(caught.value, RequestRefused):
+        assert (caught.value.code, caught.value.loc) == ("batch_too_large", ("groups", 3))
+    assert await ask(client, "still here") == "still here"
+
+
+@pytest.mark.parametrize("text", ["exit 3", "exit 0", "kill", "hang_up"])
+async def test_a_death_fails_the_calls_in_flight_and_the_next_worker_serves(
+    make_client: ClientFactory, text: str
+) -> None:
+    client = make_client()
+    await client.start()
+    first = await ask(client, "pid")
+    bystander = asyncio.create_task(ask(client, "hang"))
+    await asyncio.sleep(0.02)
+    for call in (ask(client, text), bystander):
+        with pytest.raises(WorkerUnavailable):
+            await call
+    second = await ask(client, "pid")
+    assert second != first
+    assert client.status().state == "ready"
+
+
+async def test_a_worker_that_is_killed_from_outside_is_replaced(make_client: ClientFactory) -> None:
+    seen: list[EngineStatus] = []
+    client = make_client(on_status=seen.append)
+    await client.start()
+    await client.describe()
+    for _ in range(3):
+        pid = client.worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda pid=pid: client.worker_pid != pid)
+        assert await ask(client, "again") == "again"
+    details = [s.detail for s in seen if s.state == "unavailable"]
+    assert any("signal SIGKILL" in detail for detail in details)
+
+
+async def test_a_worker_that_dies_at_start_is_started_again(make_client: ClientFactory) -> None:
+    seen: list[EngineStatus] = []
+    client = make_client("only_second", on_status=seen.append)
+    await client.start()
+    assert await ask(client, "hello") == "hello"
+    assert any("exit status 3 before it was ready" in s.detail for s in seen)
+
+
+async def test_the_cause_of_a_death_at_start_is_in_the_status(
+    make_client: ClientFactory, log_path: Path
+) -> None:
+    client = make_client("exit3", restarts=RestartSchedule(first_pause_seconds=60.0))
+    await client.start()
+    await until(lambda: "exit status 3" in client.status().detail)
+    assert client.status().state == "unavailable"
+    assert client.status().model is None
+    assert "The folder 'x' holds no model." in client.status().detail
+    assert "in 60 s" in client.status().detail
+    assert "first line" in log_path.read_text()
+
+
+async def test_a_refusal_at_the_first_start_is_told_to_who_waits_for_it(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client(f"exit{EXIT_REFUSED}", restarts=RestartSchedule(first_pause_seconds=60.0))
+    await client.start()
+    with pytest.raises(WorkerRefusedError, match=r"^The folder 'x' holds no model\.$"):
+        await client.wait_until_ready()
+
+
+async def test_a_command_that_does_not_exist_is_a_reason_not_a_crash(
+    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client(restarts=RestartSchedule(first_pause_seconds=60.0))
+    monkeypatch.setattr("sys.executable", "/nonexistent/python")
+    await client.start()
+    await until(lambda: "could not be started" in client.status().detail)
+    assert client.status().state == "unavailable"
+
+
+async def test_a_cancelled_call_is_discarded_and_harms_nobody(make_client: ClientFactory) -> None:
+    client = make_client()
+    await client.start()
+    await client.describe()
+    pid = client.worker_pid
+    for text in ("wait 0.02", "hang"):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ask(client, text), 0.01)
+    await asyncio.sleep(0.03)
+    assert await ask(client, "next") == "next"
+    assert client.worker_pid == pid
+
+
+async def test_a_caller_may_leave_while_no_worker_is_there(make_client: ClientFactory) -> None:
+    client = make_client()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(ask(client, "too early"), 0.01)
+    await client.start()
+    assert await ask(client, "next") == "next"
+
+
+async def test_a_stale_epoch_is_dropped(make_client: ClientFactory) -> None:
+    client = make_client()
+    await client.start()
+    # The worker sends results of another epoch, and for an unknown id, before the right one.
+    answered = await client.answer(question("stale"), ())
+    assert answered.input_tokens == 1
+
+
+async def test_a_worker_of_another_epoch_never_becomes_ready(make_client: ClientFactory) -> None:
+    client = make_client("wrong_epoch")
+    await client.start()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client.describe(), 0.3)
+
+
+@pytest.mark.parametrize(
+    "text", ["garbage", "nonsense no_kind", "nonsense other_kind", "unreadable"]
+)
+async def test_a_worker_that_talks_nonsense_is_replaced(
+    make_client: ClientFactory, text: str
+) -> None:
+    seen: list[EngineStatus] = []
+    client = make_client(on_status=seen.append)
+    await client.start()
+    pid = await ask(client, "pid")
+    with pytest.raises(WorkerUnavailable):
+        await ask(client, text)
+    assert await ask(client, "pid") != pid
+    assert any("cannot be read" in s.detail for s in seen)
+
+
+async def test_a_large_step_arrives_whole_and_the_loop_stays_responsive(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client()
+    await client.start()
+    await client.describe()
+    images = [picture(12_000_000) for _ in range(12)]
+    loop = asyncio.get_running_loop()
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.001)
+            longest = max(longest, loop.time() - before)
+
+    watching = asyncio.create_task(watch())
+    trained = await client.train_step(train_step(), images)
+    watching.cancel()
+    assert trained.extra == {"num_bytes": 144_000_000}
+    # The whole takes about a tenth of a second; the bound leaves room for a busy machine.
+    assert longest < 0.1
+
+
+async def test_a_caller_that_leaves_in_the_middle_of_its_frame_does_not_cut_it(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client()
+    await client.start()
+    await client.describe()
+    pid = client.worker_pid
+    large = asyncio.create_task(client.train_step(train_step(), [picture(90_000_000)]))
+    await asyncio.sleep(0.01)
+    large.cancel()
+    assert await ask(client, "whole") == "whole"
+    assert client.worker_pid == pid
+
+
+async def test_a_deaf_worker_exerts_backpressure_and_can_be_stopped(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client("deaf", stop_seconds=0.05)
+    await client.start()
+    await client.describe()
+    calls = [
+        asyncio.create_task(client.train_step(train_step(), [picture(30_000_000)]))
+        for _ in range(2)
+    ]
+    await asyncio.sleep(0.05)
+    assert not any(call.done() for call in calls)
+    await client.stop()
+    for call in calls:
+        with pytest.raises(WorkerUnavailable):
+            await call
+
+
+async def test_a_call_the_dead_worker_never_saw_goes_to_the_next(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client("deaf_once")
+    await client.start()
+    await client.describe()
+    pid = client.worker_pid
+    assert pid is not None
+    blocked = asyncio.create_task(client.train_step(train_step(), [picture(30_000_000)]))
+    await asyncio.sleep(0.05)
+    queued = asyncio.create_task(ask(client, "queued"))
+    await asyncio.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerUnavailable):
+        await blocked
+    assert await queued == "queued"
+
+
+async def test_stop_lets_the_worker_end_in_order(
+    make_client: ClientFactory, log_path: Path
+) -> None:
+    client = make_client()
+    await client.start()
+    await client.describe()
+    pid = client.worker_pid
+    assert pid is not None
+    waiting = asyncio.create_task(ask(client, "hang"))
+    await asyncio.sleep(0.02)
+    await client.stop()
+    assert "stopped in order" in log_path.read_text()
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(WorkerUnavailable):
+        await waiting
+    with pytest.raises(WorkerUnavailable):
+        await ask(client, "too late")
+
+
+async def test_a_worker_deaf_to_every_wish_is_killed(make_client: ClientFactory) -> None:
+    client = make_client(stop_seconds=0.02)
+    await client.start()
+    await client.describe()
+    pid = client.worker_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    await client.stop()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_stop_before_start_and_stop_twice_are_harmless(make_client: ClientFactory) -> None:
+    client = make_client()
+    await client.stop()
+    other = make_client()
+    await other.start()
+    await other.stop()
+    await other.stop()
+
+
+async def test_stop_does_not_wait_for_a_pause(make_client: ClientFactory) -> None:
+    client = make_client("exit3", restarts=RestartSchedule(first_pause_seconds=60.0))
+    await client.start()
+    await until(lambda: client.status().state == "unavailable")
+    await asyncio.wait_for(client.stop(), 2.0)
+
+
+async def test_a_long_log_is_moved_out_of_the_way(
+    make_client: ClientFactory, log_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.worker_process.MAX_LOG_BYTES", 10)
+    log_path.parent.mkdir()
+    log_path.write_text("an old log of more than ten bytes")
+    client = make_client()
+    await client.start()
+    await client.describe()
+    assert log_path.read_text() == ""
+    assert log_path.with_name("worker.log.1").read_text().startswith("an old log")
