@@ -97,18 +97,18 @@ def train_step() -> TrainStep:
     )
 
 
-async def test_calls_are_multiplexed_and_may_be_answered_out_of_order(
+async def test_calls_are_multiplexed_and_overtake_one_that_takes_long(
     make_client: ClientFactory,
 ) -> None:
     client = make_client()
     await client.start()
-    slow = asyncio.create_task(ask(client, "wait 0.05"))
+    slow = asyncio.create_task(ask(client, "hang"))
     await client.describe()
     assert await asyncio.gather(*(ask(client, f"{i}") for i in range(50))) == [
         str(i) for i in range(50)
     ]
     assert not slow.done()
-    assert await slow == "wait 0.05"
+    slow.cancel()
 
 
 @pytest.mark.parametrize(
