@@ -12,7 +12,7 @@ TINY: dict[str, object] = {
         "n_layers": 5,
         "vocab_size": VOCAB_SIZE,
         "max_context": 1024,
-        "n_heads": 2,
+        "n_heads": 4,
         "moe": {
             "num_experts": 8,
             "start_layer": 2,

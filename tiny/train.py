@@ -44,7 +44,36 @@ Crops = tuple[np.ndarray, tuple[int, int]]
 
 def blur_bins(step: int, steps: int) -> float:
     """Width (in bins) of the Gaussian that labels are spread over: wide at first, sharp at the end."""
-    return 24.0 * (5.0 / 24.0) ** min(1.0, step / (0.7 * steps))
+    return 48.0 * (5.0 / 48.0) ** min(1.0, step / (0.7 * steps))
+
+
+@torch.no_grad()
+def start_smooth(model: Moondream, *, seed: int) -> None:
+    """Start positions and bins as waves over their axis, so that neighbours are alike from the first step.
+
+    Random codes have to be learned one by one: with them coordinates are still at chance after 300
+    steps, with waves they begin to be read after 100.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    side, width = model.config.vision.grid_side, model.config.vision.enc_dim
+    along = waves(side, width // 2, most_cycles=side / 4)
+    rows = along[:, None].expand(side, side, -1)
+    columns = along[None].expand(side, side, -1)
+    model.vision.pos_emb.copy_(0.7 * torch.cat((rows, columns), -1).reshape(1, side * side, width))
+    mix = torch.randn(128, model.config.text.dim, generator=generator) / math.sqrt(128)
+    per_bin = 0.05 * waves(NUM_BINS, 128, most_cycles=20.0) @ mix
+    model.region.coord_decoder.weight.copy_(per_bin)
+    model.region.size_decoder.weight.copy_(per_bin.repeat(2, 1))
+
+
+def waves(length: int, width: int, *, most_cycles: float) -> Tensor:
+    """[length, width] sines and cosines from a quarter cycle to `most_cycles` over the axis."""
+    frequency = torch.exp(
+        torch.linspace(math.log(math.pi / 2), math.log(2 * math.pi * most_cycles), width // 2)
+    )
+    place = (torch.arange(length) + 0.5) / length
+    angle = place[:, None] * frequency
+    return torch.cat((angle.sin(), angle.cos()), dim=1)
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -135,6 +164,7 @@ def train(run: Path, *, seed: int, steps: int, threads: int, minutes: float | No
     config = tiny_config()
     language = make_language(config)
     model = Moondream.from_scratch(config, seed=seed).train()
+    start_smooth(model, seed=seed)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]

@@ -1,0 +1,80 @@
+# `make` alone prints the commands.
+
+PYTHON ?= python3
+# Which build of torch: cpu (about 200 MB) or cuda (about 3 GB); chosen by whether there is a GPU.
+TORCH ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# Where `make serve` keeps its data, and what it loads.
+DATA_DIR ?= data
+MODEL ?= tiny
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+SDK_VERSION := 2.6.1
+# Tests and demos compare numbers: one thread each, so that a busy machine changes nothing but the time.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-bench demo serve test test-fast cov check lint type imports fmt wheel \
+        constraints revision clean
+
+help: ## print these commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## everything for users and developers, in .venv
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH),cpu)
+	$(PIP) install -q --no-deps --retries 1 --extra-index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION)
+endif
+	$(PIP) install -q -c constraints.txt -e '.[trainer,dev]'
+	$(PIP) install -q --no-deps moondream==$(SDK_VERSION)
+	touch $@
+
+setup-bench: setup ## add what benchmarks compare against
+	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench]'
+
+demo: setup ## train the bundled tiny Moondream with the official SDK, start to end
+	$(BIN)/moontune demo
+
+serve: setup ## a server to work with (MODEL=tiny, DATA_DIR=data)
+	$(BIN)/moontune serve --model $(MODEL) --data-dir $(DATA_DIR)
+
+test: setup ## all tests, with coverage
+	$(ONE_THREAD) $(BIN)/coverage erase
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
+
+test-fast: setup ## unit and property tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property
+
+check: lint type imports ## formatter, linter, types, import rules
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup ## pyright
+	$(BIN)/pyright
+
+imports: setup ## import-linter
+	$(BIN)/lint-imports
+
+fmt: setup ## write the formatting
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: setup ## build the wheel into dist/
+	$(PIP) wheel -q --no-deps -w dist .
+
+constraints: setup ## write constraints.txt from what .venv holds
+	( sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable --exclude moondream | sed 's/+cpu//' ) > constraints.new
+	mv constraints.new constraints.txt
+
+revision: setup ## a new migration: make revision NAME=add_something
+	$(BIN)/alembic revision -m "$(NAME)"
+
+clean: ## remove caches and builds
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache htmlcov .coverage*

@@ -1,0 +1,318 @@
+"""What a finetune of the bundled tiny Moondream learns: three tasks, three seeds, the worst counts.
+
+    python -m benchmarks.learning --endpoint http://127.0.0.1:8000 --out benchmarks/results/learning.json
+
+    detect   RL: boxes around stars, a shape the base has never seen. Mean reward on held-out pictures.
+    query    RL: a question about a concept the base was never asked about. Exact match.
+    word     SFT: the word for a colour that the base has never seen. Exact match.
+
+Everything goes through the official SDK. Held-out pictures have seeds that training never uses; the 95 %
+interval is a bootstrap over pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import moondream as md
+from moondream.finetune import Finetune
+
+from examples.shapes import TRAINED_COLORS, TRAINED_KINDS, Scene, draw_scene
+from tiny.metrics import bootstrap_interval, matched_ious, mean, same_count
+
+FIRST_HELD_OUT_SEED = 2**41
+ROLLOUTS = 8
+THREADS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One run: the measure before and after on the same held-out pictures."""
+
+    task: str
+    seed: int
+    steps: int
+    before: float
+    before_interval: tuple[float, float]
+    after: float
+    after_interval: tuple[float, float]
+    details: dict[str, float]
+    seconds: float
+
+    @property
+    def gain(self) -> float:
+        return self.after - self.before
+
+
+# --- the pictures and questions -------------------------------------------------------------------
+
+
+def star_scene(seed: int) -> Scene:
+    return draw_scene(seed, kinds=(*TRAINED_KINDS[:3], "star"), colors=TRAINED_COLORS, repeat=0.5)
+
+
+def boxes_of(scene: Scene, kind: str) -> list[tuple[float, float, float, float]]:
+    return [shape.box for shape in scene.shapes if shape.kind == kind]
+
+
+def as_objects(boxes: list[tuple[float, float, float, float]]) -> list[dict[str, float]]:
+    corners = ("x_min", "y_min", "x_max", "y_max")
+    return [dict(zip(corners, box, strict=True)) for box in boxes]
+
+
+def one_shape(seed: int) -> Scene:
+    return draw_scene(seed, num_shapes=(1, 1))
+
+
+QUERY_QUESTION = "is it a round one?"
+
+
+def query_answer(scene: Scene) -> str:
+    return "yes" if scene.shapes[0].kind == "circle" else "no"
+
+
+def balanced_scene(seed: int) -> Scene:
+    """A single shape, a circle every other time."""
+    kinds = ("circle",) if seed % 2 else tuple(k for k in TRAINED_KINDS if k != "circle")
+    return draw_scene(seed, num_shapes=(1, 1), kinds=kinds)
+
+
+WORD_QUESTION = "what color is the shape?"
+
+
+def teal_scene(seed: int) -> Scene:
+    """A single shape, teal."""
+    return draw_scene(seed, num_shapes=(1, 1), colors=("teal",))
+
+
+# --- measuring -------------------------------------------------------------------------------------
+
+
+def detect_rewards(finetune: Finetune, scenes: list[Scene]) -> tuple[list[float], dict[str, float]]:
+    """Greedy rewards, and apart from them the mean IoU of matched boxes and the share of right counts."""
+
+    def ask(scene: Scene) -> tuple[float, list[float], bool]:
+        truth = boxes_of(scene, "star")
+        answer = finetune.rollouts(
+            "detect",
+            image=scene.image,
+            object="star",
+            settings={"temperature": 0.0, "max_objects": 6},
+            ground_truth={"boxes": as_objects(truth)},
+        )
+        found = [tuple(o.values()) for o in answer["rollouts"][0]["output"]["objects"]]
+        return answer["rewards"][0], matched_ious(found, truth), same_count(found, truth)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        answers = list(pool.map(ask, scenes))
+    ious = [iou for _, matched, _ in answers for iou in matched]
+    details = {
+        "mean_iou_of_matched_boxes": mean(ious) if ious else 0.0,
+        "share_of_right_counts": mean([float(same) for _, _, same in answers]),
+    }
+    return [reward for reward, _, _ in answers], details
+
+
+def exact_matches(
+    finetune: Finetune, scenes: list[Scene], question: str, answer_of: Callable[[Scene], str]
+) -> tuple[list[float], dict[str, float]]:
+    def ask(scene: Scene) -> float:
+        answer = finetune.rollouts(
+            "query",
+            image=scene.image,
+            question=question,
+            settings={"temperature": 0.0, "max_tokens": 12},
+        )
+        return float(answer["rollouts"][0]["output"]["answer"] == answer_of(scene))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(ask, scenes)), {}
+
+
+# --- training --------------------------------------------------------------------------------------
+
+
+def rl_steps(
+    finetune: Finetune,
+    requests: Iterator[tuple[Any, dict[str, Any]]],
+    reward: Callable[[Any, dict[str, Any]], list[float]],
+    *,
+    steps: int,
+    groups_per_step: int,
+    lr: float,
+) -> None:
+    groups: list[dict[str, Any]] = []
+    for context, answer in finetune.rollout_stream(requests):
+        groups.append(
+            {
+                "mode": "rl",
+                "request": answer["request"],
+                "rollouts": answer["rollouts"],
+                "rewards": reward(context, answer),
+            }
+        )
+        if len(groups) == groups_per_step:
+            result = finetune.train_step(groups, lr=lr)
+            groups = []
+            if result["step"] >= steps:
+                return
+
+
+def train_detect(finetune: Finetune, seed: int) -> int:
+    def requests() -> Iterator[tuple[Any, dict[str, Any]]]:
+        picture = seed << 20
+        while True:
+            scene = star_scene(picture)
+            picture += 1
+            yield (
+                None,
+                {
+                    "skill": "detect",
+                    "image": scene.image,
+                    "object": "star",
+                    "num_rollouts": ROLLOUTS,
+                    "settings": {"temperature": 1.0, "max_objects": 6},
+                    "ground_truth": {"boxes": as_objects(boxes_of(scene, "star"))},
+                },
+            )
+
+    rl_steps(
+        finetune,
+        requests(),
+        lambda _, answer: answer["rewards"],
+        steps=40,
+        groups_per_step=6,
+        lr=4e-3,
+    )
+    return 40
+
+
+def train_query(finetune: Finetune, seed: int) -> int:
+    def requests() -> Iterator[tuple[Any, dict[str, Any]]]:
+        picture = seed << 20
+        while True:
+            scene = balanced_scene(picture)
+            picture += 1
+            yield (
+                query_answer(scene),
+                {
+                    "skill": "query",
+                    "image": scene.image,
+                    "question": QUERY_QUESTION,
+                    "num_rollouts": ROLLOUTS,
+                    "settings": {"temperature": 1.0, "max_tokens": 8},
+                },
+            )
+
+    def reward(right: str, answer: dict[str, Any]) -> list[float]:
+        return [float(rollout["output"]["answer"] == right) for rollout in answer["rollouts"]]
+
+    rl_steps(finetune, requests(), reward, steps=40, groups_per_step=8, lr=4e-3)
+    return 40
+
+
+def train_word(finetune: Finetune, seed: int) -> int:
+    picture, steps = seed << 20, 20
+    for _ in range(steps):
+        scenes = [teal_scene(picture + i) for i in range(8)]
+        picture += 8
+        groups = [
+            {
+                "mode": "sft",
+                "request": {"skill": "query", "question": WORD_QUESTION, "image": scene.image},
+                "target": {"answer": "teal"},
+            }
+            for scene in scenes
+        ]
+        finetune.train_step(groups, lr=2e-3)
+    return steps
+
+
+Measure = Callable[[Finetune, list[Scene]], tuple[list[float], dict[str, float]]]
+
+TASKS: dict[str, tuple[Callable[[int], Scene], Measure, Callable[[Finetune, int], int]]] = {
+    "detect": (star_scene, detect_rewards, train_detect),
+    "query": (
+        balanced_scene,
+        lambda f, scenes: exact_matches(f, scenes, QUERY_QUESTION, query_answer),
+        train_query,
+    ),
+    "word": (
+        teal_scene,
+        lambda f, scenes: exact_matches(f, scenes, WORD_QUESTION, lambda _: "teal"),
+        train_word,
+    ),
+}
+
+PASSES: dict[str, Callable[[Outcome], bool]] = {
+    "detect": lambda o: o.gain >= 0.10,
+    "query": lambda o: 0.2 <= o.before <= 0.6 and o.after > 0.85,
+    "word": lambda o: o.before < 0.2 and o.after > 0.8,
+}
+
+
+def run(endpoint: str, api_key: str, task: str, seed: int, num_held_out: int) -> Outcome:
+    make_scene, measure, train = TASKS[task]
+    held_out = [make_scene(FIRST_HELD_OUT_SEED + index) for index in range(num_held_out)]
+    name = f"learning-{task}-{seed}-{int(time.time())}"
+    finetune = md.ft(api_key, name=name, rank=8, endpoint=f"{endpoint}/v1/tuning")
+    started = time.monotonic()
+    before, _ = measure(finetune, held_out)
+    steps = train(finetune, seed)
+    after, details = measure(finetune, held_out)
+    return Outcome(
+        task=task,
+        seed=seed,
+        steps=steps,
+        before=mean(before),
+        before_interval=bootstrap_interval(before),
+        after=mean(after),
+        after_interval=bootstrap_interval(after),
+        details=details,
+        seconds=time.monotonic() - started,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--endpoint", default="http://127.0.0.1:8000")
+    parser.add_argument("--api-key", default="none")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--held-out", type=int, default=100)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    outcomes: list[Outcome] = []
+    for task in arguments.tasks:
+        for seed in arguments.seeds:
+            outcome = run(
+                arguments.endpoint, arguments.api_key, task, seed, arguments.held_out
+            )
+            outcomes.append(outcome)
+            low, high = outcome.after_interval
+            verdict = "ok" if PASSES[task](outcome) else "BELOW ITS FLOOR"
+            details = "  ".join(f"{name} {value:.2f}" for name, value in outcome.details.items())
+            print(
+                f"{task:7s} seed {seed}  {outcome.before:.2f} -> {outcome.after:.2f} "
+                f"[{low:.2f}, {high:.2f}]  {outcome.steps} steps  {outcome.seconds:.0f} s  "
+                f"{verdict}  {details}",
+                flush=True,
+            )
+    if arguments.out is not None:
+        machine = {"platform": platform.platform(), "python": platform.python_version()}
+        report = {"machine": machine, "outcomes": [asdict(outcome) for outcome in outcomes]}
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    return 0 if all(PASSES[outcome.task](outcome) for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
