@@ -1,0 +1,73 @@
+"""The service's end of one decoding child: blocking, for use by one thread at a time."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+
+from server.children import module_command, module_environment
+from server.domain.errors import ImageDecodeError, ImageTooLargeError
+from server.images.exchange import ANSWER, LENGTH, PIXELS, TOO_LARGE, read_exactly
+
+
+class DecodeChild:
+    """A child process, started at once and again whenever it has died.
+
+    Args:
+        max_pixels: Of one picture.
+        max_seconds: Of one decode; a child that takes longer ends itself.
+    """
+
+    def __init__(self, *, max_pixels: int, max_seconds: float) -> None:
+        self._limits = (str(max_pixels), str(max_seconds))
+        self._process, self._sock = self._start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def decode(self, encoded: bytes) -> tuple[int, int, bytes]:
+        """Return (height, width, RGB bytes).
+
+        Raises:
+            ImageTooLargeError: Too many pixels.
+            ImageDecodeError: Damaged, or the child died of it.
+        """
+        if self._process.poll() is not None:
+            self.close()
+            self._process, self._sock = self._start()
+        try:
+            self._sock.sendall(LENGTH.pack(len(encoded)))
+            self._sock.sendall(encoded)
+            kind, first, second = ANSWER.unpack(read_exactly(self._sock, ANSWER.size))
+            if kind == PIXELS:
+                return first, second, read_exactly(self._sock, first * second * 3)
+            message = read_exactly(self._sock, first).decode()
+        except (EOFError, ConnectionError):
+            self._process.kill()
+            self._process.wait()
+            raise ImageDecodeError(
+                "The image could not be decoded within the limits of time and memory."
+            ) from None
+        raise ImageTooLargeError(message) if kind == TOO_LARGE else ImageDecodeError(message)
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        self._sock.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            words = (str(theirs.fileno()), *self._limits)
+            process = subprocess.Popen(
+                module_command("server.images.decode_process", *words),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=module_environment(),
+                process_group=0,
+            )
+        return process, ours

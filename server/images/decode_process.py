@@ -1,0 +1,59 @@
+"""A child that decodes pictures, one after another, under limits of memory and time.
+
+Run by `server/images/decode_child.py` as `python -m server.images.decode_process FD MAX_PIXELS
+MAX_SECONDS`. Standard library and Pillow only: it starts in a tenth of a second and holds nothing
+that a broken file could harm. It ends when the service hangs up.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from server.images.checks import (
+    DamagedError,
+    TooManyPixelsError,
+    decode_checked,
+    open_checked,
+    rgb_strips,
+)
+from server.images.exchange import ANSWER, DAMAGED, LENGTH, PIXELS, TOO_LARGE, read_exactly
+
+MAX_MEMORY_BYTES = 3 << 29  # 1.5 GiB; a 50-megapixel WebP, the costliest, takes 0.8
+
+
+def main() -> None:
+    """Serve until the other end hangs up."""
+    fd, max_pixels, max_seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    with suppress(ValueError, OSError):  # not every system can limit the address space
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    with socket.socket(fileno=fd) as sock, suppress(EOFError, ConnectionError):
+        while True:
+            (num_bytes,) = LENGTH.unpack(read_exactly(sock, LENGTH.size))
+            encoded = read_exactly(sock, num_bytes)
+            # Nobody handles the alarm: a decode that takes too long ends this process.
+            signal.setitimer(signal.ITIMER_REAL, max_seconds)
+            _answer(sock, encoded, max_pixels)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _answer(sock: socket.socket, encoded: bytes, max_pixels: int) -> None:
+    """Decode one file and send what became of it; a fault after the first row ends the child."""
+    try:
+        image = open_checked(encoded, max_pixels=max_pixels)
+        decode_checked(image, max_pixels=max_pixels)
+    except (TooManyPixelsError, DamagedError) as refusal:
+        kind = TOO_LARGE if isinstance(refusal, TooManyPixelsError) else DAMAGED
+        text = str(refusal).encode()
+        sock.sendall(ANSWER.pack(kind, len(text), 0) + text)
+    else:
+        sock.sendall(ANSWER.pack(PIXELS, image.height, image.width))
+        for strip in rgb_strips(image):
+            sock.sendall(strip)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""From an `image_url` to pixels: off the event loop, and never in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from contract.skills import Pixels
+from server.images.data_url import parse_base64, parse_data_url
+from server.images.decode_child import DecodeChild
+
+MAX_DECODE_SECONDS = 15.0
+
+
+class ImageDecoder:
+    """A pool of decoding children, each fed by one thread.
+
+    Args:
+        num_processes: How many pictures are decoded at once; the others wait in order.
+        max_bytes: Of one file.
+        max_pixels: Of one picture, width x height.
+        max_seconds: Of one decode.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_processes: int,
+        max_bytes: int,
+        max_pixels: int,
+        max_seconds: float = MAX_DECODE_SECONDS,
+    ) -> None:
+        self._num_processes = num_processes
+        self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
+        self._max_seconds = max_seconds
+        self._threads = ThreadPoolExecutor(num_processes, thread_name_prefix="decode")
+        self._children: queue.SimpleQueue[DecodeChild] = queue.SimpleQueue()
+
+    async def start(self) -> None:
+        """Start the children."""
+        loop = asyncio.get_running_loop()
+        starts = [
+            loop.run_in_executor(self._threads, self._start_child)
+            for _ in range(self._num_processes)
+        ]
+        await asyncio.gather(*starts)
+
+    async def stop(self) -> None:
+        """Let what is queued end, then end the children. Harmless before `start` and twice."""
+        await asyncio.to_thread(self._threads.shutdown)
+        while not self._children.empty():
+            self._children.get().close()
+
+    async def decode(self, image_url: str) -> Pixels:
+        """Decode a base64 data URL.
+
+        Raises:
+            ImageUrlSchemeError: It is not a base64 data URL.
+            ImageDecodeError: It is not a sound JPEG, PNG, WebP or GIF file.
+            ImageTooLargeError: Too many bytes or pixels.
+        """
+        return await self._run(
+            lambda: self._decode(parse_data_url(image_url, max_bytes=self._max_bytes))
+        )
+
+    async def decode_base64(self, payload: str) -> Pixels:
+        """Decode bare base64, as lines of a batch may hold; raises as `decode`."""
+        return await self._run(
+            lambda: self._decode(parse_base64(payload, max_bytes=self._max_bytes))
+        )
+
+    async def _run(self, work: Callable[[], Pixels]) -> Pixels:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _start_child(self) -> None:
+        child = DecodeChild(max_pixels=self._max_pixels, max_seconds=self._max_seconds)
+        self._children.put(child)
+
+    def _decode(self, encoded: bytes) -> Pixels:
+        """One decode, in a thread. There are as many threads as children, so one is always idle."""
+        digest = hashlib.sha256(encoded).hexdigest()
+        child = self._children.get()
+        try:
+            height, width, data = child.decode(encoded)
+        finally:
+            self._children.put(child)
+        return Pixels(height=height, width=width, digest=digest, data=data)
