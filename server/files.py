@@ -13,7 +13,7 @@ import dataclasses
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ class StateFiles:
         )
 
     @contextmanager
-    def hold(self, paths: Iterable[str]) -> Iterator[None]:
+    def hold(self, paths: Iterable[str]) -> Generator[None]:
         """Keep files, and those being written for them, from being swept; enter under `lock`."""
         stems = [_stem(path) for path in paths]
         self._held.update(stems)

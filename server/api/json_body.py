@@ -46,6 +46,7 @@ class Parsed(Generic[B]):
     value: B
     tree: dict[str, Any]
     fingerprint: bytes
+    ignored_fields: list[str]
 
 
 class BodyParser:
@@ -66,7 +67,7 @@ class BodyParser:
         raw = await _read(request, max_bytes)
         limiter = self._large if len(raw) > LARGE_BODY_BYTES else self._small
         parsed = await anyio.to_thread.run_sync(_parse, raw, model, limiter=limiter)
-        request.state.ignored_fields = ignored_fields(parsed.value)
+        request.state.ignored_fields = parsed.ignored_fields
         return parsed
 
 
@@ -89,7 +90,7 @@ def _too_large(max_bytes: int) -> BodyTooLargeError:
 def _parse(raw: bytearray, model: type[B]) -> Parsed[B]:
     fingerprint = hashlib.sha256(raw).digest()
     try:
-        tree = from_json(bytes(raw), allow_inf_nan=False)
+        tree = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidJsonError(f"The body is not valid JSON: {error}.") from None
     if not isinstance(tree, dict):
@@ -104,7 +105,12 @@ def _parse(raw: bytearray, model: type[B]) -> Parsed[B]:
         value = model.model_validate(tree)
     except ValidationError as error:
         raise validation_failed(error) from None
-    return Parsed(value=value, tree=cast("dict[str, Any]", tree), fingerprint=fingerprint)
+    return Parsed(
+        value=value,
+        tree=cast("dict[str, Any]", tree),
+        fingerprint=fingerprint,
+        ignored_fields=ignored_fields(value),
+    )
 
 
 def _faults(value: Any, loc: Loc, may_have_nul: bool) -> Iterator[FieldFault]:

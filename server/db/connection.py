@@ -8,7 +8,7 @@ write. Other databases have one engine for both.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -64,6 +64,12 @@ class Database:
         call = functools.partial(_run, self.readers, work, *args, **kwargs)
         return await anyio.to_thread.run_sync(call, limiter=self._read_threads)
 
+    def write_blocking(
+        self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `write`, for who cannot wait in an event loop; milliseconds."""
+        return _run(self.writer, work, *args, **kwargs)
+
     async def ping(self) -> None:
         """Raise if the database cannot be reached."""
         await self.read(lambda session: session.execute(text("SELECT 1")).scalar_one())
@@ -82,7 +88,7 @@ def _run(
 
 
 @contextmanager
-def _unit_of_work(engine: Engine) -> Iterator[Session]:
+def _unit_of_work(engine: Engine) -> Generator[Session]:
     try:
         with Session(engine, expire_on_commit=False) as session, session.begin():
             yield session

@@ -1,4 +1,4 @@
-"""All SQL of the table meta."""
+"""All SQL of the table meta: facts about this database."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from sqlalchemy.orm import Session
 
 from server.db.models import Meta
 
-
-def get(session: Session, key: str) -> str | None:
-    """Return one fact about this database."""
-    row = session.get(Meta, key)
-    return None if row is None else row.value
+_EPOCH = "epoch"
 
 
-def put(session: Session, key: str, value: str) -> None:
-    """Write one fact about this database."""
-    session.merge(Meta(key=key, value=value))
+def next_epoch(session: Session) -> int:
+    """Return a number larger than any before in this database; each worker gets one at birth."""
+    row = session.get(Meta, _EPOCH, with_for_update=True)
+    epoch = 1 if row is None else int(row.value) + 1
+    session.merge(Meta(key=_EPOCH, value=str(epoch)))
+    return epoch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
@@ -72,7 +72,7 @@ class Adapters:
         await self._database.read(_read_saved, account_id, finetune_id, step, None)
 
     @asynccontextmanager
-    async def _lease(self, reading: Awaitable[AdapterState]) -> AsyncIterator[AdapterState]:
+    async def _lease(self, reading: Awaitable[AdapterState]) -> AsyncGenerator[AdapterState]:
         async with self._files.lock:
             state = self._absolute(await reading)
             hold = self._files.hold(

@@ -207,6 +207,10 @@ class Dispatcher:
         while not self._is_ready():
             await asyncio.shield(self._watch())
 
+    def engine_status(self) -> EngineStatus:
+        """How the engine is."""
+        return self._engine.status()
+
     def check_open(self) -> None:
         """Raise if the service is shutting down."""
         if self._is_draining:

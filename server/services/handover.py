@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import structlog
 
+from contract.engine import ModelInfo
 from contract.errors import (
     EngineError,
     EngineFailed,
@@ -86,6 +87,17 @@ class Handover:
             else:
                 self._deaths.pop(fingerprint, None)
                 return result
+
+    async def loaded_model(self, *, before: float | None = None) -> ModelInfo:
+        """Return what is loaded, once a worker is ready.
+
+        Raises:
+            WorkerUnavailableError: None was before that moment (dispatcher's clock).
+        """
+        await self._until_ready(before)
+        model = self._dispatcher.engine_status().model
+        assert model is not None, "an engine that is ready has a model"
+        return model
 
     async def _until_ready(self, redo_before: float | None) -> None:
         remaining = None if redo_before is None else redo_before - self._dispatcher.clock()

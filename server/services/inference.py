@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from contract.codec import to_plain
 from contract.engine import Answer, Answered, ModelInfo
-from contract.ids import CheckpointName
+from contract.ids import MODEL_PREFIX, CheckpointName
 from contract.skills import Settings, SkillRequest
 from server.domain.errors import ModelNotFoundError
 from server.domain.seeds import SeedSource
@@ -55,7 +55,7 @@ class Inference:
         self._adapters = adapters
         self._decoder = decoder
         self._seeds = seeds
-        self._base_aliases = frozenset(base_aliases)
+        self._base_aliases = frozenset((MODEL_PREFIX, *base_aliases))
         self._queue_seconds = queue_seconds
 
     async def answer(
@@ -67,7 +67,7 @@ class Inference:
         with self._dispatcher.place(WorkClass.INFERENCE, lane) as place:
             images = await decode_images(self._decoder, order.images)
             await place.turn(within=self._queue_seconds, unless=caller_left)
-            model = await self._engine.describe()
+            model = await self._handover.loaded_model()
             require_skill(model.skills, order.request.skill, model)
             async with self._state(account_id, saved, model) as state:
                 command = Answer(
@@ -98,12 +98,12 @@ class Inference:
 
     def _base_names(self) -> frozenset[str]:
         model = self._engine.status().model
-        return self._base_aliases | ({model.name} if model else set())
+        return self._base_aliases if model is None else self._base_aliases | {model.name}
 
     @asynccontextmanager
     async def _state(
         self, account_id: str, saved: CheckpointName | None, model: ModelInfo
-    ) -> AsyncIterator[AdapterState | None]:
+    ) -> AsyncGenerator[AdapterState | None]:
         if saved is None:
             yield None
             return

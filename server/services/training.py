@@ -94,7 +94,7 @@ class Training:
             await self._adapters.require_living(account_id, order.finetune_id)
             images = await decode_images(self._decoder, order.images)
             await place.turn(within=self._queue_seconds)
-            model = await self._engine.describe()
+            model = await self._handover.loaded_model()
             for group in order.groups:
                 require_skill(model.tunable_skills, group.request.skill, model)
             async with self._adapters.newest(account_id, order.finetune_id, model) as state:

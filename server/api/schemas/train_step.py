@@ -73,7 +73,6 @@ class RolloutBody(Body):
     logprobs: Any = None
 
     def to_contract(self) -> ReturnedRollout:
-        logprobs: Any = self.logprobs
         return ReturnedRollout(
             skill=None if self.skill is None else Skill(self.skill),
             finish_reason=None if self.finish_reason is None else FinishReason(self.finish_reason),
@@ -84,7 +83,7 @@ class RolloutBody(Body):
             coords=_tuple(self.coords),
             sizes=None if self.sizes is None else tuple(tuple(pair) for pair in self.sizes),
             policy_step=self.policy_step,
-            logprobs=logprobs if isinstance(logprobs, dict) else None,
+            logprobs=_object_or_none(self.logprobs),
         )
 
 
@@ -247,6 +246,11 @@ def _group_request(
     if isinstance(body, FullRequestBody):
         return tunable_request(body.request, images, (*loc, "request", "request"))
     return tunable_request(body, images, (*loc, "request"))
+
+
+def _object_or_none(value: Any) -> dict[str, Any] | None:
+    """Log-probabilities of an odd shape are as good as none; they refuse nothing."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _tuple(values: list[int] | None) -> tuple[int, ...] | None:
