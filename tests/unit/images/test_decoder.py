@@ -241,7 +241,7 @@ async def test_a_child_that_is_killed_costs_one_decode_at_most() -> None:
     assert (await decoder.decode(data_url(SOUND_PNG))).height == 256
     (other,) = decoding_children()
     os.kill(other, signal.SIGKILL)  # while idle, which costs nothing
-    while Path(f"/proc/{other}/cmdline").read_bytes():  # noqa: ASYNC240 -- until it is a zombie
+    while Path(f"/proc/{other}/cmdline").read_bytes():  # noqa: ASYNC110, ASYNC240 -- until a zombie
         await asyncio.sleep(0.001)
     assert (await decoder.decode(data_url(SOUND_PNG))).height == 256
     await decoder.stop()
