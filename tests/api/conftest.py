@@ -45,7 +45,7 @@ def serve(data_dir: Path) -> Serve:
 
     @asynccontextmanager
     async def run(engine: FakeEngine | None = None, **options: Any) -> AsyncIterator[Service]:
-        config = ServerConfig(data_dir=data_dir, **{"seed": 7, **options})
+        config = ServerConfig(**{"data_dir": data_dir, "seed": 7, **options})
         engine = engine or FakeEngine()
         decoder = FakeImageDecoder(
             max_image_bytes=config.max_image_bytes, max_image_pixels=config.max_image_pixels
@@ -57,7 +57,7 @@ def serve(data_dir: Path) -> Serve:
             httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
         ):
             yield Service(
-                app=app, config=config, engine=engine, decoder=decoder, http=http, data_dir=data_dir
+                app=app, config=config, engine=engine, decoder=decoder, http=http, data_dir=config.data_dir
             )
 
     return run
