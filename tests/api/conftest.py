@@ -57,7 +57,12 @@ def serve(data_dir: Path) -> Serve:
             httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
         ):
             yield Service(
-                app=app, config=config, engine=engine, decoder=decoder, http=http, data_dir=config.data_dir
+                app=app,
+                config=config,
+                engine=engine,
+                decoder=decoder,
+                http=http,
+                data_dir=config.data_dir,
             )
 
     return run
