@@ -34,6 +34,7 @@ from server.services.images import ImageDecoder, ImageUrl, decode_images
 from server.services.rollouts import require_skill
 
 _NUMBERS = ("kl", "router_kl", "grad_norm", "reward_mean", "reward_std", "sft_loss")
+_CLOSE_SECONDS = 1.0
 _log = structlog.get_logger("server.training")
 
 
@@ -85,8 +86,13 @@ class Training:
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Wait for the steps that were admitted."""
-        await asyncio.gather(*self._admitted, return_exceptions=True)
+        """After the engine ended: let admitted steps answer so, and give up those that do not."""
+        if not self._admitted:
+            return
+        _, stuck = await asyncio.wait(self._admitted, timeout=_CLOSE_SECONDS)
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
 
     async def _admit(self, account_id: str, order: TrainOrder) -> bytes:
         lane = parse_ulid(order.finetune_id) or order.finetune_id

@@ -45,7 +45,9 @@ def serve(data_dir: Path) -> Serve:
 
     @asynccontextmanager
     async def run(engine: FakeEngine | None = None, **options: Any) -> AsyncIterator[Service]:
-        config = ServerConfig(**{"data_dir": data_dir, "seed": 7, **options})
+        config = ServerConfig(
+            **{"data_dir": data_dir, "seed": 7, "shutdown_grace_seconds": 0.05, **options}
+        )
         engine = engine or FakeEngine()
         decoder = FakeImageDecoder(
             max_image_bytes=config.max_image_bytes, max_image_pixels=config.max_image_pixels

@@ -1,0 +1,381 @@
+"""Waiting: deadlines, order, fairness, callers who leave, workers that die; http-api.md 2.2, 4.6."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import httpx
+import pytest
+
+from contract.errors import WorkerUnavailable
+from tests.api.conftest import Serve
+from tests.factories import make_image_url, make_request, make_sft_group
+from tests.fakes import FakeEngine
+from tests.service import Service, refusal, until
+
+pytestmark = pytest.mark.anyio
+
+TINY_SECONDS = 0.03
+DIED = WorkerUnavailable("The worker died.")
+
+
+def start(call: Coroutine[Any, Any, httpx.Response]) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(call)
+
+
+# --- the model loads, calls hold
+
+
+async def test_calls_hold_while_the_model_loads(serve: Serve) -> None:
+    engine = FakeEngine()
+    engine.state = "starting"
+    async with serve(engine) as service:
+        finetune_id = await service.create()
+        calls = [
+            start(service.roll(finetune_id)),
+            start(service.train(finetune_id)),
+            start(service.post("/v1/query", {"question": "?"})),
+        ]
+        await until(lambda: service.dispatcher.num_waiting == 3)
+        assert engine.calls == []
+        engine.state = "ready"
+        for call in calls:
+            assert (await call).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("starting", "starting"), ("unavailable", "worker_unavailable")]
+)
+async def test_deadlines_while_no_worker_is_ready(serve: Serve, state: Any, code: str) -> None:
+    engine = FakeEngine()
+    engine.state = state
+    options = {
+        "rollouts_queue_seconds": TINY_SECONDS,
+        "train_queue_seconds": TINY_SECONDS,
+        "inference_queue_seconds": TINY_SECONDS,
+    }
+    async with serve(engine, **options) as service:
+        finetune_id = await service.create()
+        for call in (
+            service.roll(finetune_id),
+            service.train(finetune_id),
+            service.post("/v1/query", {"question": "?"}),
+        ):
+            answer = await call
+            refusal(answer, 503, code)
+            assert int(answer.headers["retry-after"]) > 0
+        assert service.dispatcher.num_waiting == 0
+        engine.state = "ready"
+        assert (await service.train(finetune_id)).json()["step"] == 1
+
+
+async def test_deadlines_behind_other_work(serve: Serve) -> None:
+    async with serve(
+        rollouts_queue_seconds=TINY_SECONDS,
+        train_queue_seconds=TINY_SECONDS,
+        inference_queue_seconds=TINY_SECONDS,
+    ) as service:
+        finetune_id = await service.create()
+        service.engine.gate.clear()
+        running = start(service.train(finetune_id))
+        await until(lambda: service.engine.calls)
+        for call in (
+            service.roll(finetune_id),
+            service.train(finetune_id),
+            service.post("/v1/query", {"question": "?"}),
+        ):
+            body = refusal(await call, 503, "overloaded")
+            assert "1 calls run" in body["message"]
+        service.engine.gate.set()
+        assert (await running).json()["step"] == 1
+        assert len(service.engine.calls) == 1
+
+
+# --- order and fairness
+
+
+async def test_steps_of_one_finetune_run_in_order_of_arrival(service: Service) -> None:
+    finetune_id = await service.create()
+    calls = []
+    for index in range(6):
+        calls.append(start(service.train(finetune_id, lr=(index + 1) / 10)))
+        await until(lambda: len(service.dispatcher._places()) >= len(calls) or calls[0].done())
+    steps = [(await call).json()["step"] for call in calls]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    rates = [command.lr for command in service.engine.commands("train_step")]
+    assert rates == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+async def test_a_slow_picture_does_not_cost_a_step_its_place(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune_id = await service.create()
+    slow_url, decode, release = make_image_url((1, 2, 3)), service.decoder.decode, asyncio.Event()
+
+    async def decode_slowly(url: str) -> Any:
+        if url == slow_url:
+            await release.wait()
+        return await decode(url)
+
+    monkeypatch.setattr(service.decoder, "decode", decode_slowly)
+    group = make_sft_group(request=make_request("query", image_url=slow_url))
+    first = start(service.train(finetune_id, groups=[group], lr=0.1))
+    await until(lambda: len(service.dispatcher._places()) == 1)
+    second = start(service.train(finetune_id, lr=0.2))
+    await until(lambda: service.dispatcher.num_waiting == 1)
+    other = await service.train(await service.create("other"), lr=0.3)  # is not held up
+    assert other.status_code == 200
+    release.set()
+    assert [(await first).json()["step"], (await second).json()["step"]] == [1, 2]
+    assert [command.lr for command in service.engine.commands("train_step")] == [0.3, 0.1, 0.2]
+
+
+async def test_a_refused_step_gives_its_place_to_the_next(service: Service) -> None:
+    finetune_id = await service.create()
+    bad = make_sft_group(request=make_request("query", image_url="https://x.example/"))
+    answers = await asyncio.gather(
+        service.train(finetune_id),
+        service.train(finetune_id, groups=[bad]),
+        service.train(finetune_id),
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 422]
+    details = await service.get(f"/v1/tuning/finetunes/{finetune_id}")
+    assert details.json()["finetune"]["step"] == 2
+
+
+async def test_turns_go_round_over_finetunes_and_classes(service: Service) -> None:
+    busy, quiet = await service.create("busy"), await service.create("quiet")
+    service.engine.gate.clear()
+    calls = [start(service.roll(busy))]
+    await until(lambda: service.engine.calls)
+    for index in range(4):
+        calls.append(start(service.roll(busy, num_rollouts=index + 1)))
+    await until(lambda: service.dispatcher.num_waiting == 4)
+    calls.append(start(service.roll(quiet)))
+    calls.append(start(service.train(busy)))
+    calls.append(start(service.post("/v1/query", {"question": "?"})))
+    await until(lambda: service.dispatcher.num_waiting == 7)
+    service.engine.gate.set()
+    await asyncio.gather(*calls)
+    order = [
+        (verb, getattr(command.adapter, "finetune_id", None))
+        for verb, command in service.engine.calls
+    ]
+    # After the first rollouts of `busy`: inference, training, then rollouts again, `quiet` first.
+    assert set(order[1:3]) == {("answer", None), ("train_step", busy)}
+    assert order[3:5].count(("make_rollouts", quiet)) == 1
+    assert service.engine.max_running == 1
+
+
+async def test_several_calls_run_at_once_if_allowed_but_never_two_steps_of_one_finetune(
+    serve: Serve,
+) -> None:
+    async with serve(max_engine_calls=3) as service:
+        one, other = await service.create("one"), await service.create("other")
+        service.engine.gate.clear()
+        calls = [start(service.train(one)), start(service.train(one)), start(service.train(other))]
+        await until(lambda: service.engine.num_running == 2 and service.dispatcher.num_waiting)
+        calls.append(start(service.roll(one)))
+        await until(lambda: service.engine.num_running == 3)
+        service.engine.gate.set()
+        assert all(answer.status_code == 200 for answer in await asyncio.gather(*calls))
+
+
+# --- callers who leave
+
+
+async def send_and_leave(service: Service, path: str, body: Any) -> tuple[Any, asyncio.Event]:
+    """Start a call over raw ASGI; setting the event is the caller's leaving."""
+    request = httpx.Request("POST", f"http://localhost{path}", json=body)
+    left, sent = asyncio.Event(), False
+
+    async def receive() -> Any:
+        nonlocal sent
+        if not sent:
+            sent = True
+            return {"type": "http.request", "body": request.content, "more_body": False}
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    return asyncio.create_task(service.app(scope, receive, send)), left
+
+
+@pytest.mark.parametrize("path", ["/v1/tuning/rollouts", "/v1/detect"])
+async def test_work_that_waits_is_dropped_when_its_caller_leaves(
+    service: Service, path: str
+) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    running = start(service.train(finetune_id))
+    await until(lambda: service.engine.calls)
+    request = make_request()
+    body = {"finetune_id": finetune_id, "request": request, **request}
+    call, left = await send_and_leave(service, path, body)
+    await until(lambda: service.dispatcher.num_waiting == 1)
+    left.set()
+    await call
+    assert service.dispatcher.num_waiting == 0
+    service.engine.gate.set()
+    await running
+    assert service.engine.verbs() == ["train_step"]
+
+
+async def test_a_step_runs_to_its_end_although_its_caller_left(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    running = start(service.train(finetune_id))
+    await until(lambda: service.engine.calls)
+    body = {"finetune_id": finetune_id, "groups": [make_sft_group()]}
+    waiting, left = await send_and_leave(service, "/v1/tuning/train_step", body)
+    await until(lambda: service.dispatcher.num_waiting == 1)
+    left.set()
+    service.engine.gate.set()
+    await running
+    await waiting
+    details = await service.get(f"/v1/tuning/finetunes/{finetune_id}")
+    assert details.json()["finetune"]["step"] == 2
+
+
+async def test_a_step_survives_the_cancelling_of_its_handler(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    running = start(service.train(finetune_id))
+    await until(lambda: service.engine.calls)
+    running.cancel()
+    service.engine.gate.set()
+    await until(lambda: service.dispatcher.num_running == 0)
+    assert (await service.train(finetune_id)).json()["step"] == 2
+
+
+# --- workers that die
+
+
+async def test_a_step_is_redone_from_the_same_state_when_the_worker_dies(
+    service: Service,
+) -> None:
+    finetune_id = await service.create()
+    await service.train(finetune_id)
+    service.engine.faults.append(DIED)
+    assert (await service.train(finetune_id)).json()["step"] == 2
+    _, first, second = service.engine.commands("train_step")
+    assert first.adapter == second.adapter
+    assert first.optimizer == second.optimizer
+    assert first.weights_path != second.weights_path
+    assert first.optimizer_path != second.optimizer_path
+
+
+async def test_a_redo_waits_until_a_worker_is_ready_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune_id = await service.create()
+    engine = service.engine
+    train_step = engine.train_step
+
+    async def die_once(*args: Any) -> Any:
+        monkeypatch.setattr(engine, "train_step", train_step)
+        engine.state = "unavailable"
+        engine.calls.append(("died", None))
+        raise DIED
+
+    monkeypatch.setattr(engine, "train_step", die_once)
+    step = start(service.train(finetune_id))
+    await until(lambda: engine.calls)
+    await asyncio.sleep(TINY_SECONDS)
+    assert engine.verbs() == ["died"]
+    engine.state = "ready"
+    assert (await step).json()["step"] == 1
+
+
+async def test_a_request_that_kills_two_workers_is_refused_for_some_minutes(
+    service: Service,
+) -> None:
+    finetune_id = await service.create()
+    service.engine.faults.extend([DIED, DIED])
+    refusal(await service.train(finetune_id), 422, "request_crashes_worker")
+    refusal(await service.train(finetune_id), 422, "request_crashes_worker")
+    assert len(service.engine.calls) == 2
+    assert (await service.train(finetune_id, lr=0.1)).json()["step"] == 1
+
+
+async def test_rollouts_that_kill_two_workers_are_refused_too(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.faults.extend([DIED, DIED])
+    refusal(await service.roll(finetune_id), 422, "request_crashes_worker")
+
+
+async def test_one_death_is_forgiven_once_the_request_succeeds(service: Service) -> None:
+    finetune_id = await service.create()
+    for step in range(1, 4):
+        service.engine.faults.append(DIED)
+        assert (await service.train(finetune_id)).json()["step"] == step
+
+
+async def test_rollouts_and_answers_are_made_again_with_the_same_seed(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.faults.append(DIED)
+    assert (await service.roll(finetune_id)).status_code == 200
+    first, second = service.engine.commands("make_rollouts")
+    assert first == second
+    service.engine.faults.append(DIED)
+    assert (await service.post("/v1/query", {"question": "?"})).status_code == 200
+
+
+async def test_rollouts_are_not_made_again_too_late(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(rollouts_answer_seconds=TINY_SECONDS) as service:
+        finetune_id = await service.create()
+        engine = service.engine
+
+        async def die(*args: Any) -> Any:
+            engine.state = "unavailable"
+            raise DIED
+
+        monkeypatch.setattr(engine, "make_rollouts", die)
+        answer = await service.roll(finetune_id)
+        refusal(answer, 503, "worker_unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+
+
+# --- shutting down
+
+
+async def test_draining_refuses_what_waits_and_finishes_what_runs(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    running = start(service.train(finetune_id))
+    await until(lambda: service.engine.calls)
+    waiting = start(service.roll(finetune_id))
+    await until(lambda: service.dispatcher.num_waiting == 1)
+    service.dispatcher.drain()
+    refusal(await waiting, 503, "overloaded")
+    refusal(await service.roll(finetune_id), 503, "overloaded")
+    service.engine.gate.set()
+    assert (await running).json()["step"] == 1
+
+
+async def test_a_worker_that_ends_with_the_service_is_no_crash(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune_id = await service.create()
+
+    async def end(*args: Any) -> Any:
+        service.dispatcher.drain()
+        raise DIED
+
+    monkeypatch.setattr(service.engine, "train_step", end)
+    refusal(await service.train(finetune_id), 503, "worker_unavailable")
