@@ -48,6 +48,7 @@ class Dialogue:
         epoch: What the worker was told at its birth; messages of another epoch are dropped.
         on_loading: Called with each line of progress before readiness.
         on_ready: Called once, with what was loaded.
+        on_over: Called when the worker has hung up, before any caller is told.
     """
 
     def __init__(
@@ -57,15 +58,18 @@ class Dialogue:
         epoch: int,
         on_loading: Callable[[str], None],
         on_ready: Callable[[ModelInfo], None],
+        on_over: Callable[[], None],
     ) -> None:
         self._channel = channel
         self._epoch = epoch
         self._on_loading = on_loading
         self._on_ready = on_ready
+        self._on_over = on_over
         self._ids = itertools.count(1)
         self._calls: dict[int, _Call] = {}
         self._outgoing: asyncio.Queue[_Call | None] = asyncio.Queue()
         self._is_over = False
+        self.was_ready = False
 
     async def run(self) -> None:
         """Talk until the worker ends the conversation; then every call still waiting fails.
@@ -79,6 +83,7 @@ class Dialogue:
                 await self._take(message)
         finally:
             self._is_over = True
+            self._on_over()
             writing.cancel()
             await asyncio.wait({writing})
             for call in self._calls.values():
@@ -130,6 +135,7 @@ class Dialogue:
             elif header["epoch"] != self._epoch:
                 log.warning("worker_message_stale", kind=kind, epoch=header["epoch"])
             elif kind == "ready":
+                self.was_ready = True
                 self._on_ready(from_plain(ModelInfo, header["model"]))
             elif kind in ("result", "error"):
                 await self._deliver(header["id"], message)

@@ -33,8 +33,8 @@ from server.worker_process import EXIT_REFUSED, WorkerEnd, WorkerLaunch, WorkerP
 
 log = structlog.get_logger(__name__)
 
-DYING_SECONDS = 1.0
-"""How long may lie between the end of a worker's socket and the end of its process."""
+READ_OUT_SECONDS = 1.0
+"""How long reading goes on after the end of the process; a grandchild may hold the socket open."""
 
 STOPPING = "The server is stopping."
 
@@ -53,7 +53,8 @@ class EngineClient:
         restarts: When to start it again.
         next_epoch: Gives every worker a number larger than any before.
         on_status: Called at every change of `status()`.
-        stop_seconds: How long `stop` lets the worker finish before it is ended by signals.
+        stop_seconds: How long a worker that was told to stop, or has hung up, may take to end
+            before signals end it. An interpreter with torch takes seconds to tidy up.
     """
 
     def __init__(
@@ -91,8 +92,13 @@ class EngineClient:
             await self._supervision
 
     def status(self) -> EngineStatus:
-        """What is known without asking the worker."""
+        """What is known without asking the worker; changes before a call is told of a death."""
         return self._status
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the worker cannot work as configured, if it said so before any model was loaded."""
+        return self._refusal
 
     @property
     def worker_pid(self) -> int | None:
@@ -151,8 +157,10 @@ class EngineClient:
 
     def _become(self, state: State, detail: str, model: ModelInfo | None = None) -> None:
         """Publish a status and wake who waits for one; the model is the last one that is known."""
+        # Until the first model answers, whoever started us shows the status.
+        write = log.debug if self._status.model is None else log.info
+        write("engine_status", state=state, detail=detail)
         self._status = EngineStatus(state=state, detail=detail, model=model or self._status.model)
-        log.info("engine_status", state=state, detail=detail)
         self._wake()
         if self._on_status is not None:
             self._on_status(self._status)
@@ -167,7 +175,8 @@ class EngineClient:
             self._restarts.started()
             try:
                 reason = await self._attend(self._next_epoch())
-            except OSError as error:
+            except Exception as error:  # Whatever it is, calls are waiting for the next attempt.
+                log.exception("worker_start_failed")
                 reason = f"The worker could not be started: {error}."
             self._restarts.ended()
             if not self._stopping.is_set():
@@ -190,32 +199,39 @@ class EngineClient:
         """
         self._on_loading("The worker is starting.")
         worker = self._worker = await WorkerProcess.start(self._launch, epoch=epoch)
+
+        def on_ready(model: ModelInfo) -> None:
+            self._on_ready(model, dialogue)
+
         dialogue = Dialogue(
             worker.channel,
             epoch=epoch,
             on_loading=self._on_loading,
-            on_ready=lambda model: self._on_ready(model, dialogue),
+            on_ready=on_ready,
+            on_over=self._on_over,
         )
         talk = asyncio.create_task(dialogue.run())
         try:
             await self._first_end(talk, worker)
-            was_ready, self._dialogue = self._dialogue is not None, None
             if self._stopping.is_set():
                 dialogue.ask_to_stop()
-                end = await worker.end(grace_seconds=self._stop_seconds)
+                # While it loads it does not listen, and loses nothing.
+                grace = self._stop_seconds if dialogue.was_ready else 0.0
+                end = await worker.end(grace_seconds=grace)
             else:
-                self._become("unavailable", "The worker ended.")
+                self._on_over()
                 is_broken = talk.done() and talk.exception() is not None
-                end = await worker.end(grace_seconds=0.0 if is_broken else DYING_SECONDS)
+                end = await worker.end(grace_seconds=0.0 if is_broken else self._stop_seconds)
             # What it said last may still lie in the socket.
-            await asyncio.wait({talk}, timeout=DYING_SECONDS)
+            await asyncio.wait({talk}, timeout=READ_OUT_SECONDS)
         finally:
             talk.cancel()
             await asyncio.wait({talk})
             await worker.end(grace_seconds=0.0, term_seconds=0.0)
             worker.channel.close()
             self._worker = None
-        return self._reason(end, was_ready, None if talk.cancelled() else talk.exception())
+        fault = None if talk.cancelled() else talk.exception()
+        return self._reason(end, dialogue.was_ready, fault)
 
     async def _first_end(self, talk: asyncio.Task[None], worker: WorkerProcess) -> None:
         """Wait until the conversation ends, or the process, or we are to stop."""
@@ -235,9 +251,14 @@ class EngineClient:
             self._dialogue = dialogue
             self._become("ready", f"{model.name} on {model.device}", model)
 
+    def _on_over(self) -> None:
+        self._dialogue = None
+        if self._status.state == "ready" and not self._stopping.is_set():
+            self._become("unavailable", "The worker ended.")
+
     def _reason(self, end: WorkerEnd, was_ready: bool, fault: BaseException | None) -> str:
         """Say how a worker ended; remember when it refused to work at all."""
-        said = f": {end.last_line}" if end.last_line else "."
+        said = f": {end.last_line.rstrip('.')}." if end.last_line else "."
         if fault is not None:
             log.error("worker_message_malformed", exc_info=fault)
             return f"The worker was ended because it sent what cannot be read ({fault})."

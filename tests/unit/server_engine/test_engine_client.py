@@ -131,7 +131,7 @@ async def test_errors_of_the_worker_reach_the_caller(
 async def test_a_death_fails_the_calls_in_flight_and_the_next_worker_serves(
     make_client: ClientFactory, text: str
 ) -> None:
-    client = make_client()
+    client = make_client(stop_seconds=0.1)
     await client.start()
     first = await ask(client, "pid")
     bystander = asyncio.create_task(ask(client, "hang"))

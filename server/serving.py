@@ -1,0 +1,235 @@
+"""From a configuration to a running service: port, lock, schema, then HTTP and the worker.
+
+On the first SIGINT or SIGTERM nothing new is accepted, what runs is finished, what waits is
+answered with 503, and the worker ends; a second signal ends everything at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import socket
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
+
+from contract.errors import WorkerUnavailable
+from server.app import create_app
+from server.config import ServerConfig
+from server.data_lock import DataDirectoryError, lock_data_directory
+from server.db import migrate
+from server.db.connection import Database
+from server.db.meta import next_epoch
+from server.domain.engine_status import EngineStatus
+from server.engine_client import EngineClient, WorkerRefusedError
+from server.images.decoder import ImageDecoder
+from server.logs import configure_logs
+from server.ready import base_url, ready_line
+from server.resources import find
+from server.services.container import Services
+from server.worker_process import WorkerLaunch, trainer_command
+
+BACKLOG = 2048
+LAST_SECONDS = 5.0
+"""After the worker has gone, how long its calls may take to be answered with 503."""
+
+EXIT_AT_ONCE = 130
+
+
+class CannotServeError(Exception):
+    """The service cannot start; the message is a sentence for people."""
+
+
+def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
+    """Serve until told to stop; return the exit status: 0 after an orderly stop, 1 with a reason.
+
+    stdout gets one line, when the model answers; progress and the reason go to stderr.
+
+    Args:
+        launch: How to start the worker; absent: the trainer with the configured model.
+    """
+    configure_logs(config.log_level)
+    try:
+        with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
+            _upgrade(config)
+            asyncio.run(_run(config, listener, launch or _trainer_launch(config)))
+    except KeyboardInterrupt:  # before there was a loop to hear it
+        return EXIT_AT_ONCE
+    except (CannotServeError, DataDirectoryError, WorkerRefusedError) as error:
+        _say(str(error))
+        return 1
+    return 0
+
+
+async def _run(config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
+    await _Service(config, listener, launch).run()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which would end us by the signal they caught."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class _Service:
+    """What runs while we serve."""
+
+    def __init__(self, config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
+        self._config = config
+        self._listener = listener
+        self._url = base_url(config.host, listener.getsockname()[1])
+        self._engine = EngineClient(
+            launch,
+            next_epoch=functools.partial(_next_epoch, config),
+            on_status=self._show_progress,
+        )
+        self._decoder = ImageDecoder(
+            num_processes=config.num_image_processes,
+            max_bytes=config.max_image_bytes,
+            max_pixels=config.max_image_pixels,
+        )
+        app = create_app(config, engine=self._engine, image_decoder=self._decoder)
+        self._services: Services = app.state.services
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+            )
+        )
+        self._is_announced = False
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until a signal, or until the worker says that it can never work.
+
+        Raises:
+            WorkerRefusedError: Why it never can.
+            CannotServeError: Start-up failed.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        await self._decoder.start()
+        announcing = asyncio.create_task(self._announce())
+        try:
+            await self._server.serve(sockets=[self._listener])
+        except SystemExit as error:  # uvicorn's way to say that our own start-up raised
+            raise CannotServeError("The service could not start; see the log above.") from error
+        finally:
+            await self._engine.stop()
+            await self._decoder.stop()
+        await announcing
+
+    async def _announce(self) -> None:
+        """Print the ready line when the model answers; end the service if it never will."""
+        try:
+            model = await self._engine.wait_until_ready()
+        except WorkerUnavailable:
+            return  # We were stopped before.
+        except WorkerRefusedError:
+            self._stop()
+            raise
+        self._is_announced = True
+        print(ready_line(self._url, model), flush=True)  # noqa: T201 -- stdout is for this line
+
+    def _show_progress(self, status: EngineStatus) -> None:
+        """Say why one has to wait; a refusal is said once, at the end."""
+        is_over = self._is_announced or self._stopping is not None
+        if status.state != "ready" and not is_over and self._engine.refusal is None:
+            _say(status.detail)
+
+    def _on_signal(self) -> None:
+        if self._stopping is not None:
+            os._exit(EXIT_AT_ONCE)  # The worker and the decoders see our sockets close.
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop_in_order())
+
+    async def _stop_in_order(self) -> None:
+        """Let uvicorn stop accepting, and see to it that what it waits for comes to an end."""
+        self._server.should_exit = True
+        await self._services.dispatcher.close(grace_seconds=self._config.shutdown_grace_seconds)
+        await self._engine.stop()
+        await asyncio.sleep(LAST_SECONDS)
+        self._server.force_exit = True
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the port at once, so that early callers wait in its queue instead of being refused.
+
+    Raises:
+        CannotServeError: The address is taken, forbidden or not ours.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise CannotServeError(f"The host {host} is not known: {error.strerror}.") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CannotServeError(
+            f"The address {host} port {port} cannot be used: {error.strerror};"
+            " choose another --port (0 takes a free one) or --host."
+        ) from error
+    return listener
+
+
+def _upgrade(config: ServerConfig) -> None:
+    """Bring the database up to date.
+
+    Raises:
+        CannotServeError: It cannot be opened, or a newer release made it.
+    """
+    try:
+        migrate.upgrade(config)
+    except migrate.SchemaError as error:
+        raise CannotServeError(str(error)) from error
+    except (SQLAlchemyError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise CannotServeError(f"The database cannot be opened: {reason}") from error
+
+
+def _trainer_launch(config: ServerConfig) -> WorkerLaunch:
+    """How to start the trainer; `tiny` is the checkpoint that travels with us."""
+    is_tiny = config.model == "tiny"
+    command = trainer_command(
+        model=str(find("tiny/checkpoint")) if is_tiny else config.model,
+        device=config.device,
+        dtype=config.dtype,
+        options=("--name", "tiny") if is_tiny else (),
+    )
+    return WorkerLaunch(command=command, log_path=config.data_dir / "logs" / "worker.log")
+
+
+def _next_epoch(config: ServerConfig) -> int:
+    """Blocks for a millisecond, at each start of a worker."""
+    database = Database(config.resolved_database_url)
+    try:
+        return database.write_blocking(next_epoch)
+    finally:
+        database.close()
+
+
+def _say(text: str) -> None:
+    print(f"moontune: {text}", file=sys.stderr, flush=True)  # noqa: T201 -- for who started us
