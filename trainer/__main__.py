@@ -58,7 +58,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--name", default="", help="what the model is called on the wire")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: its choice")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads of torch; 0: its choice"
+    )
     parser.add_argument(
         "--micro-batch-tokens",
         type=int,

@@ -1,6 +1,6 @@
-"""Boxes, points, overlap, one-to-one matching and the rewards made of them; numpy, double precision.
+"""Boxes, points, overlap, one-to-one matching and the rewards made of them.
 
-Coordinates are 0-1. Formulas and edge cases: http-api.md section 9.
+Numpy in double precision; coordinates are 0-1. Formulas and edge cases: http-api.md section 9.
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ def points_in_boxes_reward(
     return 2.0 * true_positives / (len(points) + len(boxes))
 
 
-def points_reward(
-    predicted: Sequence[Sequence[float]], truth: Sequence[Sequence[float]]
-) -> float:
+def points_reward(predicted: Sequence[Sequence[float]], truth: Sequence[Sequence[float]]) -> float:
     """Best total similarity max(0, 1 - d / 0.25) over matchings, divided by the larger count."""
     empty = _reward_when_empty(len(predicted), len(truth))
     if empty is not None:

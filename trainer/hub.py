@@ -15,7 +15,7 @@ _FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index
 
 
 def find_model(model: str) -> Path:
-    """Return the local directory of a model, fetching it from the hub when it is named by repository.
+    """Return the local directory of a model, fetched from the hub if it names a repository.
 
     Raises:
         LoadError: There is no such directory, or the hub cannot give it.

@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class LoadError(Exception):
-    """The model cannot be loaded; the message is one sentence for the person who started the server."""
+    """The model cannot be loaded; the message is one sentence for who started the server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ def load(directory: Path, *, name: str, device: str, dtype: str) -> LoadedModel:
     """
     if not (directory / "config.json").is_file():
         raise LoadError(
-            f"{directory} holds no config.json; --model wants a checkpoint directory in the Hugging "
-            "Face layout (config.json, model.safetensors, tokenizer.json) or the word tiny."
+            f"{directory} holds no config.json; --model wants a checkpoint directory in the "
+            "Hugging Face layout (config.json, model.safetensors, tokenizer.json) or the word tiny."
         )
     if not (directory / TOKENIZER_FILE).is_file():
         raise LoadError(f"{directory} holds no {TOKENIZER_FILE}; put the model's tokenizer there.")

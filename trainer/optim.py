@@ -1,7 +1,8 @@
 """AdamW on the factors of one adapter: plain functions from a state to the next, nothing in place.
 
 So a step that fails half-way leaves weights and moments as they were.
-Source: Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv:1711.05101, without decay.
+Source: Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv:1711.05101.
+There is no decay here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What stands in a sequence and what is drawn at its positions: elements, masks, actions, traces.
 
-A prompt is a list of elements. A trace is the list of actions that followed it; action t is drawn from
-the hidden state at position P - 1 + t (P: length of the prompt) and, unless it is the last, enters the
-sequence as the element at position P + t. Sampling makes traces, training scores them.
+A prompt is a list of elements. A trace is the list of actions that followed it; action t is drawn
+from the hidden state at position P - 1 + t (P: length of the prompt) and, unless it is the last,
+enters the sequence as the element at position P + t. Sampling makes traces, training scores them.
 Source: model-facts.md sections 4 to 7.
 """
 
@@ -17,7 +17,7 @@ from trainer.model.bins import coord_value, size_value
 
 @dataclass(frozen=True, kw_only=True)
 class Element:
-    """One input position: a token, or a coordinate or size whose values replace the token's embedding.
+    """One input position: a token, or values whose embedding stands in for the token's.
 
     `values` is empty for text, (v,) for a coordinate, (width, height) for a size; 0-1.
     """
@@ -30,7 +30,8 @@ class Element:
 class Mask:
     """Which tokens may be drawn at a position.
 
-    `allowed` None is the whole vocabulary less `suppressed`; one allowed token means that it is forced.
+    `allowed` None is the whole vocabulary less `suppressed`; one allowed token means that it is
+    forced.
     """
 
     allowed: tuple[int, ...] | None = None
@@ -50,9 +51,9 @@ class Mask:
 class Action:
     """One draw: a token under a mask, and the bins that came with it, from the same hidden state.
 
-    `bins` is empty for text, (coordinate bin,) for the coordinate token, (width bin, height bin) for the
-    size token; `token_logprob` and `bin_logprobs` are natural logarithms at temperature 1 under the mask
-    and without top-p, as the sampler saw them, or None where nobody recorded them.
+    `bins` is empty for text, (coordinate bin,) for the coordinate token, (width bin, height bin)
+    for the size token; `token_logprob` and `bin_logprobs` are natural logarithms at temperature 1
+    under the mask and without top-p, as the sampler saw them, or None where nobody recorded them.
     """
 
     token: int

@@ -1,7 +1,7 @@
 """Which adapters and optimizer states are in memory; the files that rows name are behind them.
 
-An adapter is known by its weights, not by its step: steps that changed nothing share one. What does not
-fit the budget is dropped, least recently used first, and read again when it is asked for.
+An adapter is known by its weights, not by its step: steps that changed nothing share one. What does
+not fit the budget is dropped, least recently used first, and read again when it is asked for.
 """
 
 from __future__ import annotations

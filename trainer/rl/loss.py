@@ -1,4 +1,4 @@
-"""The policy loss of one action: clipped importance ratio, dual clip, and the pull towards the base.
+"""The policy loss of one action: clipped importance ratio, dual clip, pull to the base.
 
 An action is one position: its token under the skill's mask and the bins drawn with it
 (model-facts.md section 6). Everything here is elementwise; who is averaged over what is decided in
@@ -50,7 +50,9 @@ def policy_loss(
 
 
 def k3_divergence(policy_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """Estimate of KL(policy || reference) from single draws of the policy: exp(d) - d - 1, d = log ref - log pi.
+    """Estimate of KL(policy || reference) from single draws of the policy.
+
+        exp(d) - d - 1,  d = log ref - log pi
 
     Never negative, zero where both agree. Source: J. Schulman, "Approximating KL divergence", 2020.
     """
