@@ -1,7 +1,8 @@
 """Rows become one padded batch of embeddings, masks and actions.
 
-A row is BOS, its image if it has one, a prompt, and the elements of the actions that followed. Rows of a
-batch either all have an image or all have none; padding stands on the right, where nothing looks at it.
+A row is BOS, its image if it has one, a prompt, and the elements of the actions that followed. Rows
+of a batch either all have an image or all have none; padding stands on the right, where nothing
+looks at it.
 
 Letters: B rows, T positions, I image positions, D width, A actions of all rows.
 """
@@ -21,7 +22,7 @@ from trainer.sequence import Action, Element
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One sequence: the picture by the digest of its features, the prompt behind it, and the answer."""
+    """One sequence: a picture, named by its digest, the prompt behind it, and the answer."""
 
     image: str | None
     prompt: Sequence[Element]
@@ -50,12 +51,12 @@ class Batch:
         at_A: [A] the position whose hidden state each action is drawn from.
     """
 
-    embeds_BTD: Tensor
-    positions_1T: Tensor
-    mask_1TT: Tensor | None
+    embeds_BTD: Tensor  # noqa: N815 (shape suffix)
+    positions_1T: Tensor  # noqa: N815 (shape suffix)
+    mask_1TT: Tensor | None  # noqa: N815 (shape suffix)
     actions: tuple[Action, ...]
-    row_A: Tensor
-    at_A: Tensor
+    row_A: Tensor  # noqa: N815 (shape suffix)
+    at_A: Tensor  # noqa: N815 (shape suffix)
 
 
 def make_batch(model: Moondream, rows: Sequence[Row], features: Mapping[str, Tensor]) -> Batch:
@@ -111,11 +112,13 @@ def embed_elements(model: Moondream, elements: Sequence[Element]) -> Tensor:
     return _place_spatial(model, model.embed_tokens(ids), coords, sizes)
 
 
-def micro_batches(rows: Sequence[Row], *, num_image_tokens: int, max_tokens: int) -> Iterator[list[int]]:
+def micro_batches(
+    rows: Sequence[Row], *, num_image_tokens: int, max_tokens: int
+) -> Iterator[list[int]]:
     """Split rows into batches of similar length, each at most `max_tokens` with its padding.
 
-    Yields indexes of rows; a row longer than the budget gets a batch of its own. The split depends on
-    lengths alone, so the same rows always fall the same way.
+    Yields indexes of rows; a row longer than the budget gets a batch of its own. The split depends
+    on lengths alone, so the same rows always fall the same way.
     """
     lengths = [row.num_positions(num_image_tokens) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].image is None, lengths[i], i))
@@ -136,12 +139,14 @@ def _place_spatial(
     coords: Sequence[tuple[int, float]],
     sizes: Sequence[tuple[int, tuple[float, ...]]],
 ) -> Tensor:
-    """Replace the embeddings of coordinate and size tokens, named by flat slot, by the region encoders'."""
+    """Put the region encoders' embeddings where coordinate and size tokens stand, by flat slot."""
     flat = embeds_BTD.reshape(-1, embeds_BTD.shape[-1])
     for places, encode in ((coords, model.region.encode_coord), (sizes, model.region.encode_size)):
         if places:
             slots = torch.tensor([slot for slot, _ in places], device=flat.device)
-            values = torch.tensor([value for _, value in places], device=flat.device)
+            values = torch.tensor(
+                [value for _, value in places], dtype=torch.float64, device=flat.device
+            )
             flat = flat.index_copy(0, slots, encode(values).to(flat.dtype))
     return flat.view(embeds_BTD.shape)
 

@@ -1,8 +1,9 @@
 """Answers from the model: one prefill of the prompt, then all rollouts of a request step by step.
 
-Order at each position (model-facts.md section 6): float32 logits, the skill's mask, temperature, top-p,
-one draw; bins are drawn from the same hidden state, independently. What is drawn for rollout i at
-position t depends on (seed, i, t) alone. Log-probabilities are taken at temperature 1, without top-p.
+Order at each position (model-facts.md section 6): float32 logits, the skill's mask, temperature,
+top-p, one draw; bins are drawn from the same hidden state, independently. What is drawn for rollout
+i at position t depends on (seed, i, t) alone. Log-probabilities are taken at temperature 1, without
+top-p.
 
 Letters: N rows still running, D width, V choices.
 """
@@ -15,13 +16,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from contract.skills import FinishReason, Settings
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row, embed_elements, make_batch
 from trainer.model.moondream import Moondream
 from trainer.philox import uniforms
-from trainer.scoring import token_logits
+from trainer.scoring import token_logits, widen
 from trainer.sequence import Action, Mask, Trace
 from trainer.skills.base import Grammar
 
@@ -135,7 +137,7 @@ def choose(logits_NV: Tensor, uniform_N: Tensor, *, temperature: float, top_p: f
     """Draw one index per row by inversion of the cumulative distribution.
 
     Args:
-        logits_NV: [N, V] float32, -inf where nothing may be drawn.
+        logits_NV: [N, V] float32 or better, -inf where nothing may be drawn.
         uniform_N: [N] float64 in (0, 1).
         temperature: Below 1e-4 the largest logit is taken.
         top_p: By falling probability an entry stays while the sum before it is <= top_p.
@@ -148,7 +150,7 @@ def choose(logits_NV: Tensor, uniform_N: Tensor, *, temperature: float, top_p: f
     probability_NV = torch.softmax(logits_NV.double() / temperature, dim=-1)
     if top_p < 1.0:
         sorted_NV, order_NV = probability_NV.sort(dim=-1, descending=True, stable=True)
-        before_NV = sorted_NV.cumsum(-1) - sorted_NV
+        before_NV = functional.pad(sorted_NV.cumsum(-1)[:, :-1], (1, 0))
         sorted_NV = sorted_NV.masked_fill(before_NV > top_p, 0.0)
         probability_NV = torch.zeros_like(probability_NV).scatter(-1, order_NV, sorted_NV)
     cumulative_NV = probability_NV.cumsum(-1)
@@ -188,7 +190,7 @@ def _draw(
         at = [i for i, token in enumerate(tokens) if token == token_id]
         if not at:
             continue
-        logits_NBK = logits_of(hidden_ND[at]).float()
+        logits_NBK = widen(logits_of(hidden_ND[at]))
         num_bins = logits_NBK.shape[1]
         uniform_NB = uniform_N4[at][:, FIRST_BIN : FIRST_BIN + num_bins]
         chosen_NB = choose(

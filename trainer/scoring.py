@@ -30,18 +30,18 @@ class Scores:
         router_LAE: Router logits at the positions of the actions, or None without experts.
     """
 
-    token_A: Tensor
-    bins_A2: Tensor
-    is_draw_A3: Tensor
-    router_LAE: Tensor | None
+    token_A: Tensor  # noqa: N815 (shape suffix)
+    bins_A2: Tensor  # noqa: N815 (shape suffix)
+    is_draw_A3: Tensor  # noqa: N815 (shape suffix)
+    router_LAE: Tensor | None  # noqa: N815 (shape suffix)
 
     @property
-    def action_A(self) -> Tensor:
+    def action_A(self) -> Tensor:  # noqa: N802 (shape suffix)
         """[A] log-probability of the whole action."""
         return self.token_A + self.bins_A2.sum(-1)
 
     @property
-    def terms_A3(self) -> Tensor:
+    def terms_A3(self) -> Tensor:  # noqa: N802 (shape suffix)
         """[A, 3] the token's and the bins' log-probabilities beside one another."""
         return torch.cat((self.token_A[:, None], self.bins_A2), dim=-1)
 
@@ -76,8 +76,8 @@ def token_logits(model: Moondream, hidden_ND: Tensor, mask: Mask) -> Tensor:
     """
     if mask.allowed is not None:
         rows = torch.tensor(mask.allowed, device=hidden_ND.device)
-        return _widen(model.text.logits(hidden_ND, rows=rows))
-    logits_NV = _widen(model.text.logits(hidden_ND))
+        return widen(model.text.logits(hidden_ND, rows=rows))
+    logits_NV = widen(model.text.logits(hidden_ND))
     if mask.suppressed:
         forbidden = torch.tensor(mask.suppressed, device=hidden_ND.device)
         logits_NV = logits_NV.index_fill(-1, forbidden, -torch.inf)
@@ -90,7 +90,7 @@ def token_logprobs(model: Moondream, hidden_AD: Tensor, actions: Sequence[Action
     for index, action in enumerate(actions):
         if not action.mask.is_forced:
             by_mask.setdefault(action.mask, []).append(index)
-    result_A = _widen(hidden_AD.new_zeros(len(actions)))
+    result_A = widen(hidden_AD.new_zeros(len(actions)))
     for mask, indexes in by_mask.items():
         at = torch.tensor(indexes, device=hidden_AD.device)
         tokens = [actions[i].token for i in indexes]
@@ -104,19 +104,19 @@ def token_logprobs(model: Moondream, hidden_AD: Tensor, actions: Sequence[Action
 
 def bin_logprobs(model: Moondream, hidden_AD: Tensor, actions: Sequence[Action]) -> Tensor:
     """[A, 2] log-probabilities of each action's bins; zero where there is none."""
-    result_A2 = _widen(hidden_AD.new_zeros(len(actions), 2))
+    result_A2 = widen(hidden_AD.new_zeros(len(actions), 2))
     coords = [(i, action.bins) for i, action in enumerate(actions) if len(action.bins) == 1]
     sizes = [(i, action.bins) for i, action in enumerate(actions) if len(action.bins) == 2]
     if coords:
         at = torch.tensor([i for i, _ in coords], device=hidden_AD.device)
         chosen = torch.tensor([bins for _, bins in coords], device=hidden_AD.device)
-        logprobs = torch.log_softmax(_widen(model.region.coord_logits(hidden_AD[at])), dim=-1)
+        logprobs = torch.log_softmax(widen(model.region.coord_logits(hidden_AD[at])), dim=-1)
         values = logprobs.gather(-1, chosen)
         result_A2 = result_A2.index_copy(0, at, torch.cat((values, torch.zeros_like(values)), -1))
     if sizes:
         at = torch.tensor([i for i, _ in sizes], device=hidden_AD.device)
         chosen = torch.tensor([bins for _, bins in sizes], device=hidden_AD.device)
-        logprobs = torch.log_softmax(_widen(model.region.size_logits(hidden_AD[at])), dim=-1)
+        logprobs = torch.log_softmax(widen(model.region.size_logits(hidden_AD[at])), dim=-1)
         values = logprobs.gather(-1, chosen[..., None]).squeeze(-1)
         result_A2 = result_A2.index_copy(0, at, values)
     return result_A2
@@ -124,8 +124,8 @@ def bin_logprobs(model: Moondream, hidden_AD: Tensor, actions: Sequence[Action])
 
 def router_divergence(policy_LAE: Tensor, reference_LAE: Tensor) -> Tensor:
     """[A] KL(softmax(policy) || softmax(reference)) of the routers, mean over the expert layers."""
-    policy = torch.log_softmax(_widen(policy_LAE), dim=-1)
-    reference = torch.log_softmax(_widen(reference_LAE), dim=-1)
+    policy = torch.log_softmax(widen(policy_LAE), dim=-1)
+    reference = torch.log_softmax(widen(reference_LAE), dim=-1)
     return (policy.exp() * (policy - reference)).sum(-1).clamp(min=0.0).mean(0)
 
 
@@ -137,5 +137,5 @@ def _drawn(actions: Sequence[Action], device: torch.device) -> Tensor:
     return torch.tensor(flags, dtype=torch.bool, device=device).view(-1, 3)
 
 
-def _widen(values: Tensor) -> Tensor:
+def widen(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -25,7 +25,7 @@ def advantages(
         rewards: One sequence per group, finite, any scale, higher is better.
 
     Returns:
-        Per group [G] float32 that sums to zero; exact zeros where G is 1 or all rewards are equal.
+        Per group [G] float64 that sums to zero; exact zeros where G is 1 or all rewards are equal.
 
     Source: arXiv:2402.03300 (group), arXiv:2503.20783 (none), docs/algorithms.md.
     """
@@ -35,13 +35,13 @@ def advantages(
     result: list[Tensor] = []
     for group in groups:
         if bool((group == group[0]).all()):
-            result.append(torch.zeros(len(group)))
+            result.append(torch.zeros_like(group))
             continue
         centred = group - group.mean()
         if scale != "none":
             spread = _spread(group) if scale == "group" else batch_spread
             centred = centred / (spread + std_floor)
-        result.append(centred.float())
+        result.append(centred)
     return result
 
 
