@@ -25,6 +25,7 @@ from contract.engine import (
     StepTrained,
     TrainStep,
 )
+from contract.errors import WorkerUnavailable
 from contract.groups import RLGroup, SFTGroup
 from contract.skills import (
     FinishReason,
@@ -95,8 +96,8 @@ class FakeEngine:
         )
 
     async def describe(self) -> ModelInfo:
-        while self.state != "ready":
-            await asyncio.sleep(0.001)
+        if self.state != "ready":
+            raise WorkerUnavailable("Told to be so.")
         return self.model
 
     async def make_rollouts(self, command: MakeRollouts, images: Sequence[Pixels]) -> RolloutsMade:
@@ -141,7 +142,7 @@ class FakeEngine:
         await self._call("answer", command)
         adapter = command.adapter
         if adapter is not None and adapter.weights is not None:
-            assert Path(adapter.weights.path).is_file(), "the weights to answer with are gone"
+            _require_file(adapter.weights)
         return Answered(
             output=_output(command.request, random.Random(command.seed)),
             finish_reason=FinishReason.STOP,
@@ -196,6 +197,10 @@ class FakeImageDecoder:
             digest=hashlib.sha256(encoded).hexdigest(),
             data=data,
         )
+
+
+def _require_file(ref: FileRef) -> None:
+    assert Path(ref.path).is_file(), "the weights to answer with are gone"
 
 
 def _write(path: str, text: str) -> FileRef:

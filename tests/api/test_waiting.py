@@ -1,4 +1,4 @@
-"""Waiting: deadlines, order, fairness, callers who leave, workers that die; http-api.md 2.2, 4.6."""
+"""Waiting: deadlines, order, fairness, leaving callers, dying workers; http-api.md 2.2, 4.6."""
 
 from __future__ import annotations
 

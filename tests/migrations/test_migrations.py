@@ -1,0 +1,153 @@
+"""The chain of revisions: up from empty, down again, one head, tables equal models."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
+from server.config import ServerConfig
+from server.db import migrate
+from server.db.connection import Database
+from server.db.migrate import SchemaError
+from server.db.models import Base
+
+MIGRATIONS = Path(migrate.__file__).parents[2] / "migrations"
+
+
+def alembic(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ServerConfig:
+    return ServerConfig(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def database(config: ServerConfig):
+    migrate.upgrade(config)
+    opened = Database(config.resolved_database_url)
+    yield opened
+    opened.close()
+
+
+def test_there_is_one_head_and_every_step_back_exists() -> None:
+    script = ScriptDirectory(str(MIGRATIONS))
+    assert len(script.get_heads()) == 1
+    for revision in script.walk_revisions():
+        assert revision.module.downgrade is not None
+
+
+def test_the_tables_equal_the_models(database: Database) -> None:
+    with database.writer.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, Base.metadata) == []
+        names = set(inspect(connection).get_table_names())
+    assert names == set(Base.metadata.tables) | {"alembic_version"}
+
+
+def test_checks_and_indexes_are_those_of_the_models(database: Database) -> None:
+    with database.writer.connect() as connection:
+        seen = inspect(connection)
+        for table in Base.metadata.tables.values():
+            indexes = {index["name"] for index in seen.get_indexes(table.name)}
+            assert {index.name for index in table.indexes} <= indexes
+            checks = {check["name"] for check in seen.get_check_constraints(table.name)}
+            assert checks == {
+                constraint.name
+                for constraint in table.constraints
+                if str(constraint.name).startswith("ck_")
+            }
+
+
+def test_going_down_leaves_nothing_and_up_again_works(database: Database) -> None:
+    with database.writer.connect() as connection, connection.begin():
+        command.downgrade(alembic(connection), "base")
+    with database.writer.connect() as connection:
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    with database.writer.connect() as connection, connection.begin():
+        command.upgrade(alembic(connection), "head")
+    migrate.require_current(database)
+
+
+def test_the_names_of_living_finetunes_are_unique_and_ordinals_are_never_reused(
+    database: Database,
+) -> None:
+    insert = (
+        "INSERT INTO finetunes (id, account_id, name, rank, adapter_seed, step, created_at_ms,"
+        " updated_at_ms, deleted_at_ms) VALUES ('{}', 'default', 'a', 8, 1, 0, 0, 0, {})"
+    )
+    with database.writer.connect() as connection, connection.begin():
+        connection.exec_driver_sql(insert.format("1", "5"))
+        connection.exec_driver_sql(insert.format("2", "NULL"))
+        with pytest.raises(Exception, match="UNIQUE"):
+            connection.exec_driver_sql(insert.format("3", "NULL"))
+        connection.exec_driver_sql("DELETE FROM finetunes")
+        connection.exec_driver_sql(insert.format("4", "NULL"))
+        rows = connection.exec_driver_sql("SELECT ordinal FROM finetunes").all()
+    assert rows == [(3,)]
+
+
+def test_an_up_to_date_database_is_left_alone(config: ServerConfig) -> None:
+    migrate.upgrade(config)
+    migrate.upgrade(config)
+    assert {path.name for path in config.data_dir.glob("*backup*")} == set()
+
+
+def test_a_newer_database_is_refused_in_a_sentence(config: ServerConfig) -> None:
+    migrate.upgrade(config)
+    path = config.data_dir / "moontune.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(SchemaError, match="a newer release made"):
+        migrate.upgrade(config)
+    database = Database(config.resolved_database_url)
+    with pytest.raises(SchemaError, match="a newer release made"):
+        migrate.require_current(database)
+    database.close()
+
+
+def test_an_older_database_is_backed_up_then_upgraded(
+    config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate.upgrade(config)
+    newer = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, newer)
+    (newer / "versions" / "0002_next.py").write_text(
+        "import sqlalchemy as sa\n"
+        "from alembic import op\n"
+        "revision, down_revision, branch_labels, depends_on = '0002', '0001', None, None\n"
+        "def upgrade():\n"
+        "    op.create_table('news', sa.Column('id', sa.Integer(), primary_key=True))\n"
+        "def downgrade():\n"
+        "    op.drop_table('news')\n"
+    )
+    monkeypatch.setattr(migrate, "_folder", lambda: newer)
+    migrate.upgrade(config)
+    (backup,) = config.data_dir.glob("moontune.db.0001.*.backup")
+    assert tables(backup) == tables(config.data_dir / "moontune.db") - {"news"}
+    with sqlite3.connect(config.data_dir / "moontune.db") as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
+            ("0002",)
+        ]
+    connection.close()
+
+
+def tables(path: Path) -> set[str]:
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    connection.close()
+    return {name for (name,) in rows}

@@ -1,0 +1,82 @@
+"""ServerConfig: defaults, the environment, what it refuses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.config import ServerConfig, load_config, refuse_unknown_names
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("MOONTUNE_"):
+            monkeypatch.delenv(name)
+
+
+def test_the_defaults_run_on_a_laptop_and_listen_to_it_alone() -> None:
+    config = ServerConfig()
+    assert config.is_loopback
+    assert config.is_open
+    assert config.resolved_database_url.startswith("sqlite:////")
+
+
+def test_every_option_is_documented() -> None:
+    for name, field in ServerConfig.model_fields.items():
+        assert field.description, name
+
+
+def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONTUNE_PORT", "9000")
+    monkeypatch.setenv("MOONTUNE_API_KEY", " secret ")
+    monkeypatch.setenv("MOONTUNE_ALLOWED_HOSTS", "a.example, b.example")
+    monkeypatch.setenv("MOONTUNE_DATA_DIR", "/tmp/x")
+    config = load_config()
+    assert config.port == 9000
+    assert config.api_key is not None
+    assert config.api_key.get_secret_value() == "secret"
+    assert "secret" not in repr(config)
+    assert config.allowed_hosts == ("a.example", "b.example")
+    assert config.data_dir == Path("/tmp/x")
+
+
+def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONTUNE_API_KEY", " ")
+    assert load_config().is_open
+
+
+def test_unknown_names_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(ValueError, match="MOONTUNE_PROT is not an option; MOONTUNE_PORT is"):
+        refuse_unknown_names({"MOONTUNE_PROT": "1", "PATH": "/"})
+    refuse_unknown_names({"MOONTUNE_PORT": "1", "moontune_host": "x", "MOONTUNE_FAULT": "x"})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "tuner.lan"])
+def test_other_addresses_need_a_key_or_a_word(host: str) -> None:
+    with pytest.raises(ValidationError, match="MOONTUNE_API_KEY"):
+        ServerConfig(host=host)
+    assert not ServerConfig(host=host, api_key="secret").is_open
+    assert ServerConfig(host=host, allow_open=True).is_open
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.5.5.5", "::1", "localhost"])
+def test_the_loopback_needs_none(host: str) -> None:
+    assert ServerConfig(host=host).is_loopback
+
+
+@pytest.mark.parametrize(
+    "option", [{"port": 70000}, {"seed": -1}, {"seed": 2**63}, {"log_level": "loud"},
+               {"max_engine_calls": 0}, {"unknown": 1}],
+)  # fmt: skip
+def test_wrong_values_are_refused(option: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ServerConfig(**option)  # type: ignore[arg-type]
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        ServerConfig().port = 5
