@@ -69,10 +69,7 @@ def _build_simple(hint: Any, value: Any) -> Any:
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise TypeError(f"expected an object for {hint.__name__}, got {type(value).__name__}")
-        hints = _hints(cast("type", hint))
-        return hint(**{key: _build(hints[key], item) for key, item in value.items()})  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return _build_dataclass(cast("type", hint), value)
     if issubclass(hint, Enum):
         return hint(value)
     if hint is float and type(value) is int:
@@ -82,6 +79,13 @@ def _build_simple(hint: Any, value: Any) -> Any:
     return value
 
 
+def _build_dataclass(cls: type, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object for {cls.__name__}, got {type(value).__name__}")
+    fields, hints = cast("dict[str, Any]", value), _hints(cls)
+    return cls(**{key: _build(hints[key], item) for key, item in fields.items()})
+
+
 def _build_union(arguments: tuple[Any, ...], value: Any) -> Any:
     if value is None and type(None) in arguments:
         return None
@@ -89,9 +93,11 @@ def _build_union(arguments: tuple[Any, ...], value: Any) -> Any:
     if len(members) == 1:
         return _build(members[0], value)
     if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
         for tag in _TAGS:
             for member in members:
                 hint = _hints(member).get(tag)
-                if hint is not None and cast("dict[str, Any]", value).get(tag) in get_args(hint):
-                    return _build(member, value)
+                if hint is not None and fields.get(tag) in get_args(hint):
+                    return _build(member, fields)
+        raise TypeError(f"an object with the fields {sorted(fields)} fits none of {members}")
     raise TypeError(f"{type(value).__name__} fits none of {members}")

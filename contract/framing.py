@@ -45,8 +45,8 @@ def decode(header_bytes: bytes, body: bytes | memoryview) -> Message:
     Raises:
         ValueError: The header is not a JSON object whose `blobs` add up to the body.
     """
-    header = json.loads(header_bytes)
-    if not isinstance(header, dict) or sum(header.get("blobs", ())) != len(body):
+    header: dict[str, Any] = json.loads(header_bytes)
+    if type(header) is not dict or sum(header.get("blobs", ())) != len(body):
         raise ValueError("the header does not describe the body")
     view, start, blobs = memoryview(body), 0, list[memoryview]()
     for length in header.pop("blobs"):

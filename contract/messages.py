@@ -28,13 +28,13 @@ from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFu
 from contract.framing import Message
 from contract.skills import Pixels
 
-COMMANDS: dict[str, type] = {
+COMMANDS: dict[str, type[Any]] = {
     "make_rollouts": MakeRollouts,
     "train_step": TrainStep,
     "answer": Answer,
     "drop": str,
 }
-RESULTS: dict[str, type | None] = {
+RESULTS: dict[str, type[Any] | None] = {
     "make_rollouts": RolloutsMade,
     "train_step": StepTrained,
     "answer": Answered,

@@ -147,6 +147,7 @@ class Dispatcher:
         )
         self._watcher: asyncio.Task[None] | None = None
         self._is_draining = False
+        self._is_closed = False
         self._idle = asyncio.Event()
 
     @property
@@ -203,8 +204,14 @@ class Dispatcher:
             place.give()
 
     async def until_ready(self) -> None:
-        """Wait until the engine is ready."""
+        """Wait until the engine is ready.
+
+        Raises:
+            WorkerUnavailableError: The service has shut down before it was.
+        """
         while not self._is_ready():
+            if self._is_closed:
+                raise WorkerUnavailableError("The server is shutting down; nothing was changed.")
             await asyncio.shield(self._watch())
 
     def engine_status(self) -> EngineStatus:
@@ -230,8 +237,7 @@ class Dispatcher:
         if self._num_running:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), grace_seconds)
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self._is_closed = True  # ends the watcher, and who waits for it with a refusal
 
     def too_late(self, waited_seconds: float) -> ServiceError:
         """The refusal of a call whose time is over, which names the reason."""
@@ -269,7 +275,7 @@ class Dispatcher:
         return self._watcher
 
     async def _become_ready(self) -> None:
-        while not self._is_ready():
+        while not self._is_ready() and not self._is_closed:
             await _ignoring_engine_errors(self._engine.describe)
             if not self._is_ready():
                 await asyncio.sleep(READY_POLL_SECONDS)

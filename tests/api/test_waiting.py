@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import httpx
@@ -96,12 +97,19 @@ async def test_deadlines_behind_other_work(serve: Serve) -> None:
 # --- order and fairness
 
 
+def has_waiting(service: Service, number: int) -> bool:
+    return service.dispatcher.num_waiting == number
+
+
 async def test_steps_of_one_finetune_run_in_order_of_arrival(service: Service) -> None:
     finetune_id = await service.create()
-    calls = []
-    for index in range(6):
+    service.engine.gate.clear()
+    calls = [start(service.train(finetune_id, lr=0.1))]
+    await until(lambda: service.engine.calls)
+    for index in range(1, 6):
         calls.append(start(service.train(finetune_id, lr=(index + 1) / 10)))
-        await until(lambda: len(service.dispatcher._places()) >= len(calls) or calls[0].done())
+        await until(partial(has_waiting, service, index))
+    service.engine.gate.set()
     steps = [(await call).json()["step"] for call in calls]
     assert steps == [1, 2, 3, 4, 5, 6]
     rates = [command.lr for command in service.engine.commands("train_step")]
@@ -113,8 +121,10 @@ async def test_a_slow_picture_does_not_cost_a_step_its_place(
 ) -> None:
     finetune_id = await service.create()
     slow_url, decode, release = make_image_url((1, 2, 3)), service.decoder.decode, asyncio.Event()
+    decoding: list[str] = []
 
     async def decode_slowly(url: str) -> Any:
+        decoding.append(url)
         if url == slow_url:
             await release.wait()
         return await decode(url)
@@ -122,7 +132,7 @@ async def test_a_slow_picture_does_not_cost_a_step_its_place(
     monkeypatch.setattr(service.decoder, "decode", decode_slowly)
     group = make_sft_group(request=make_request("query", image_url=slow_url))
     first = start(service.train(finetune_id, groups=[group], lr=0.1))
-    await until(lambda: len(service.dispatcher._places()) == 1)
+    await until(lambda: decoding == [slow_url])
     second = start(service.train(finetune_id, lr=0.2))
     await until(lambda: service.dispatcher.num_waiting == 1)
     other = await service.train(await service.create("other"), lr=0.3)  # is not held up
@@ -366,6 +376,22 @@ async def test_draining_refuses_what_waits_and_finishes_what_runs(service: Servi
     refusal(await service.roll(finetune_id), 503, "overloaded")
     service.engine.gate.set()
     assert (await running).json()["step"] == 1
+
+
+async def test_a_redo_that_waits_when_the_service_closes_is_answered(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune_id = await service.create()
+
+    async def die(*args: Any) -> Any:
+        service.engine.state = "unavailable"
+        raise DIED
+
+    monkeypatch.setattr(service.engine, "train_step", die)
+    step = start(service.train(finetune_id))
+    await until(lambda: service.engine.state == "unavailable")
+    await service.dispatcher.close(grace_seconds=TINY_SECONDS)
+    refusal(await step, 503, "worker_unavailable")
 
 
 async def test_a_worker_that_ends_with_the_service_is_no_crash(

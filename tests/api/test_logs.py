@@ -1,0 +1,41 @@
+"""One line per request, and nothing in it that belongs to the caller."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.api.conftest import Serve
+from tests.factories import make_request
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_request_is_one_line_without_key_picture_or_prompt(serve: Serve) -> None:
+    async with serve(api_key="SECRET-KEY") as service:
+        service.http.headers["X-Moondream-Auth"] = "SECRET-KEY"
+        finetune_id = await service.create()
+        with capture_logs() as lines:
+            request = make_request("query", question="SECRET-PROMPT")
+            assert (await service.roll(finetune_id, request=request)).status_code == 200
+            await service.roll("x", request=request)
+            await service.train(finetune_id)
+            await service.settled()
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [(line["status"], line.get("code")) for line in requests] == [
+        (200, None),
+        (404, "finetune_not_found"),
+        (200, None),
+    ]
+    (step,) = [line for line in lines if line["event"] == "step_committed"]
+    assert (step["finetune_id"], step["step"]) == (finetune_id, 1)
+    assert "SECRET" not in repr(lines)
+    assert "base64" not in repr(lines)
+
+
+async def test_health_checks_are_not_logged(serve: Serve) -> None:
+    async with serve() as service:
+        with capture_logs() as lines:
+            await service.get("/healthz")
+            await service.get("/readyz")
+    assert lines == []
