@@ -45,7 +45,7 @@ RANK = 8
 NUM_IMAGE_TOKENS = 16
 
 LIKELY_TOKENS = {0: 3.0, 3: 4.0, 5: 4.5, 6: 3.5, 7: 3.5, 9: 3.5}
-"""Biases of the end, the answer mark, coordinates, sizes and grounding marks: all occur in texts."""
+"""Biases of end, answer mark, coordinates, sizes and grounding marks: all occur in texts."""
 
 QUERY = QueryRequest(question="how many circles are there?")
 QUERY_WITH_IMAGE = QueryRequest(question="what is red?", image=0)
@@ -62,7 +62,7 @@ REQUESTS: dict[str, TunableRequest] = {
 
 
 def micro_config(family: str = "moondream3", **text: Any) -> MoondreamConfig:
-    """Three layers (of Moondream 3 the last two with 4 experts), 4 x 4 patches; `text` overrides."""
+    """Three layers (in Moondream 3 the last two with 4 experts), 4 x 4 patches."""
     is_third = family == "moondream3"
     moe = {"num_experts": 4, "start_layer": 1, "experts_per_token": 2, "expert_inner_dim": 12}
     return MoondreamConfig.from_published(
@@ -137,6 +137,7 @@ def pictures() -> tuple[Pixels, ...]:
     return tuple(made)
 
 
+@cache
 def features_of(model: Moondream) -> dict[str, Tensor]:
     """The image tokens of `pictures()` by digest."""
     return ImageFeatures(model).of(pictures())

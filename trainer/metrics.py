@@ -1,4 +1,7 @@
-"""The numbers of a step that callers see beside the loss (http-api.md 10.5)."""
+"""The numbers of a step that callers see beside the loss (http-api.md 10.5).
+
+Rewards are of any size: `statistics.mean` adds exactly, so no sum overflows.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,18 @@ from typing import Any
 
 from contract.engine import TrainStep
 from contract.groups import RLGroup
-from trainer.train_step import Plan, Tally
+from trainer.train_step import Plan, Tally, finite_or_none
 
 
 def reward_metrics(groups: Sequence[RLGroup]) -> tuple[float | None, float | None]:
-    """Mean of the groups' mean rewards, and the population deviation of all rewards; None without groups."""
+    """Mean of the groups' mean rewards, and the population deviation of all rewards.
+
+    Both are None without groups.
+    """
     if not groups:
         return None, None
     everything = [reward for group in groups for reward in group.rewards]
-    mean = statistics.fmean(statistics.fmean(group.rewards) for group in groups)
+    mean = statistics.mean([statistics.mean(group.rewards) for group in groups])
     return mean, statistics.pstdev(everything)
 
 
@@ -25,25 +31,26 @@ def step_extras(
 ) -> dict[str, Any]:
     """The optional fields of a step's answer."""
     num_tokens = sum(len(example.row.actions) for example in plan.examples)
+    # A policy_step ahead of ours was made up, or belongs to another finetune.
     lags = [
         command.adapter.step - example.policy_step
         for example in plan.examples
-        if example.policy_step is not None
+        if example.policy_step is not None and 0 <= example.policy_step <= command.adapter.step
     ]
     by_skill: dict[str, list[float]] = {}
     for group in command.groups:
         if isinstance(group, RLGroup):
-            by_skill.setdefault(group.request.skill, []).append(statistics.fmean(group.rewards))
+            by_skill.setdefault(group.request.skill, []).append(statistics.mean(group.rewards))
     return {
         "lr": command.lr,
         "num_tokens": num_tokens,
-        "policy_lag": statistics.fmean(lags) if lags else None,
+        "policy_lag": statistics.mean(lags) if lags else None,
         "clip_fraction": tally.num_clipped / tally.num_actions if tally.num_actions else None,
-        "logprob_gap_mean": tally.gap / tally.num_gap if tally.num_gap else None,
-        "logprob_gap_max": tally.gap_max if tally.num_gap else None,
+        "logprob_gap_mean": finite_or_none(tally.gap / tally.num_gap) if tally.num_gap else None,
+        "logprob_gap_max": finite_or_none(tally.gap_max) if tally.num_gap else None,
         "groups_skipped": plan.num_groups_without_signal,
         "tokens_per_second": num_tokens / seconds,
         "images_per_second": num_images / seconds,
-        "reward_by_skill": {skill: statistics.fmean(means) for skill, means in by_skill.items()},
+        "reward_by_skill": {skill: statistics.mean(means) for skill, means in by_skill.items()},
         "warnings": list(plan.warnings),
     }

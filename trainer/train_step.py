@@ -1,7 +1,8 @@
 """One train step: groups become rows, rows are scored, one gradient, one update.
 
     L = mean over groups of (RL: sum of action losses / actions of the group
-                             SFT: mean over targets of -sum log pi / draws of the target, times sft_weight)
+                             SFT: sft_weight * mean over targets of
+                                  -sum log pi / draws of the target)
 
 Nothing is changed here: the caller gets new weights and a new optimizer state, or none.
 Formulas: docs/algorithms.md.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,13 +23,14 @@ from contract.groups import RLGroup, SFTGroup
 from contract.skills import Pixels, Skill, Target, TunableRequest
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row, make_batch, micro_batches
-from trainer.model.moondream import Moondream
 from trainer.model.config import MoondreamConfig
+from trainer.model.moondream import Moondream
 from trainer.optim import AdamState, adamw_update, global_norm
 from trainer.rl.advantages import advantages
 from trainer.rl.loss import k3_divergence, policy_loss
 from trainer.rollouts import is_reasoning, read_rollout
 from trainer.scoring import Scores, router_divergence, score
+from trainer.sequence import Action
 from trainer.skills import SKILLS
 from trainer.skills.base import Language, from_wire
 
@@ -40,6 +42,7 @@ class Example:
     Attributes:
         row: What is scored.
         group: Index of its group.
+        index: Which rollout or target of the group.
         is_rl: A rollout with an advantage, or else a target.
         advantage: Of the rollout; 0 for targets.
         weight: What one unit of this row's summed loss counts in the loss of the step.
@@ -49,11 +52,18 @@ class Example:
 
     row: Row
     group: int
+    index: int
     is_rl: bool
     advantage: float
     weight: float
     has_logprobs: bool = False
     policy_step: int | None = None
+
+    @property
+    def loc(self) -> tuple[str | int, ...]:
+        """Where in the request it came from."""
+        where = ("rollouts", self.index) if self.is_rl else ("target",)
+        return "groups", self.group, *where
 
     @property
     def num_draws(self) -> int:
@@ -89,12 +99,12 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """The outcome of a step: numbers, and the next state unless it was skipped."""
+    """The outcome of a step: numbers (None: not finite), and the next state unless skipped."""
 
     skip_reason: SkipReason | None
     kl: float | None
     router_kl: float | None
-    grad_norm: float
+    grad_norm: float | None
     sft_loss: float | None
     tally: Tally
     tensors: dict[str, Tensor] | None
@@ -107,7 +117,8 @@ def plan_step(
     """Turn groups into examples.
 
     Raises:
-        RequestRefused: A rollout that cannot be understood or a sequence beyond the context; `loc` names it.
+        RequestRefused: A rollout or target that cannot be understood, or a sequence beyond the
+            context; `loc` names it.
     """
     group_advantages = iter(
         advantages(
@@ -123,9 +134,7 @@ def plan_step(
         if isinstance(group, RLGroup):
             advantage_G = next(group_advantages)
             num_silent += not bool(advantage_G.any())
-            examples += _rl_examples(
-                index, group, advantage_G.tolist(), images, language, warnings
-            )
+            examples += _rl_examples(index, group, advantage_G.tolist(), images, language, warnings)
         else:
             examples += _sft_examples(index, group, images, language, command.options.sft_weight)
     num_groups = len(command.groups)
@@ -133,8 +142,7 @@ def plan_step(
         _check_context(example, config)
     return Plan(
         examples=tuple(
-            Example(**{**vars(example), "weight": example.weight / num_groups})
-            for example in examples
+            replace(example, weight=example.weight / num_groups) for example in examples
         ),
         num_groups=num_groups,
         num_groups_without_signal=num_silent,
@@ -200,10 +208,12 @@ def compute_step(
     has_rl = any(isinstance(group, RLGroup) for group in command.groups)
     return Computed(
         skip_reason=skip_reason,
-        kl=(tally.kl / tally.num_kl if tally.num_kl else 0.0) if has_rl else None,
-        router_kl=_mean(tally.router_kl, tally.num_router) if model.config.text.moe else None,
-        grad_norm=grad_norm,
-        sft_loss=_sft_loss(tally),
+        kl=finite_or_none(_mean(tally.kl, tally.num_kl)) if has_rl else None,
+        router_kl=finite_or_none(_mean(tally.router_kl, tally.num_router))
+        if model.config.text.moe
+        else None,
+        grad_norm=finite_or_none(grad_norm),
+        sft_loss=finite_or_none(_sft_loss(tally)),
         tally=tally,
         tensors=tensors,
         optimizer=state,
@@ -242,13 +252,10 @@ def _loss(
     tally: Tally,
 ) -> Tensor:
     """The weighted loss of one micro-batch; its numbers go into the tally."""
-    def by_action(values: Sequence[float | bool]) -> Tensor:
-        return torch.tensor(list(values), device=row_A.device)[row_A]
-
-    is_rl_A = by_action([e.is_rl for e in examples])
-    weight_A = by_action([e.weight for e in examples]).to(scores.token_A.dtype)
-    advantage_A = by_action([e.advantage for e in examples]).to(scores.token_A.dtype)
     policy_A = scores.action_A
+    is_rl_A = torch.tensor([e.is_rl for e in examples], device=row_A.device)[row_A]
+    weight_A = policy_A.new_tensor([e.weight for e in examples])[row_A]
+    advantage_A = policy_A.new_tensor([e.advantage for e in examples])[row_A]
     known_A, sampled_A = _sampling_logprobs(examples, policy_A.detach())
 
     rl_loss_A, is_clipped_A = policy_loss(policy_A, sampled_A, advantage_A, command.options)
@@ -315,13 +322,14 @@ def _rl_examples(
         Example(
             row=Row(image=image, prompt=prompt, actions=rollout.actions),
             group=index,
+            index=i,
             is_rl=True,
             advantage=advantage,
             weight=1.0 / num_actions,
             has_logprobs=rollout.has_logprobs,
             policy_step=rollout.policy_step,
         )
-        for rollout, advantage in zip(read, group_advantages, strict=True)
+        for i, (rollout, advantage) in enumerate(zip(read, group_advantages, strict=True))
     ]
 
 
@@ -335,13 +343,14 @@ def _sft_examples(
     prompt = SKILLS[Skill(group.request.skill)].prompt(group.request, language)
     image = _image_digest(group.request, images)
     examples: list[Example] = []
-    for target in group.targets:
-        actions = _target_actions(group.request, target, language)
+    for i, target in enumerate(group.targets):
+        actions = _target_actions(group.request, target, language, index)
         num_draws = sum(action.num_draws for action in actions)
         examples.append(
             Example(
                 row=Row(image=image, prompt=prompt, actions=actions),
                 group=index,
+                index=i,
                 is_rl=False,
                 advantage=0.0,
                 weight=sft_weight / (num_draws * len(group.targets)),
@@ -350,7 +359,9 @@ def _sft_examples(
     return examples
 
 
-def _target_actions(request: TunableRequest, target: Target, language: Language):
+def _target_actions(
+    request: TunableRequest, target: Target, language: Language, group: int
+) -> tuple[Action, ...]:
     skill = SKILLS[Skill(request.skill)]
     wire = skill.wire_from_target(request, target, language)
     actions = from_wire(
@@ -359,7 +370,12 @@ def _target_actions(request: TunableRequest, target: Target, language: Language)
         is_reasoning=is_reasoning(request),
         language=language,
     )
-    assert actions is not None, "a target always fits the grammar of its skill"
+    if actions is None:
+        raise RequestRefused(
+            "The target's text contains the name of a special token, such as the end of text, "
+            "which no answer can contain; remove it.",
+            loc=("groups", group, "target"),
+        )
     return actions
 
 
@@ -373,7 +389,7 @@ def _check_context(example: Example, config: MoondreamConfig) -> None:
         raise RequestRefused(
             f"Prompt and answer take {num_positions} positions; this model has "
             f"{config.text.max_context}. Shorten the question or the answer.",
-            loc=("groups", example.group),
+            loc=example.loc,
         )
 
 
@@ -387,6 +403,11 @@ def _sft_loss(tally: Tally) -> float | None:
     """Mean over the groups of the mean over their targets."""
     groups = [sum(values) / len(values) for values in tally.sft_nll.values()]
     return sum(groups) / len(groups) if groups else None
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """What JSON can carry of a number."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _mean(total: float, count: int) -> float:

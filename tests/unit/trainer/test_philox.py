@@ -47,7 +47,7 @@ def test_uniforms_lie_strictly_between_0_and_1_and_look_uniform():
     rollouts, positions = torch.arange(200).repeat(200), torch.arange(200).repeat_interleave(200)
     drawn = uniforms(2**64 - 1, rollouts, positions)
     assert drawn.dtype == torch.float64
-    assert 0.0 < drawn.min()
+    assert drawn.min() > 0.0
     assert drawn.max() < 1.0
     # 160,000 draws: the mean of a uniform has a standard error of 0.29 / 400 = 7e-4
     assert drawn.mean().item() == pytest.approx(0.5, abs=3e-3)
@@ -57,7 +57,7 @@ def test_uniforms_lie_strictly_between_0_and_1_and_look_uniform():
 
 def test_the_ends_of_the_range_stay_inside():
     ends = (torch.tensor([0, 2**32 - 1]).double() + 0.5) / 2.0**32
-    assert 0.0 < ends[0]
+    assert ends[0] > 0.0
     assert ends[1] < 1.0
 
 
