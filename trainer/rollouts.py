@@ -18,8 +18,12 @@ from trainer.model.config import NUM_BINS
 from trainer.sequence import Action, Trace
 from trainer.skills import SKILLS
 from trainer.skills.base import Language, WireTrace, from_wire, to_wire
+from trainer.skills.query import reasoning_text
 
 LOGPROBS_VERSION = 1
+ROUNDING = 1e-3
+"""How far above 0 a log-probability may lie that was rounded on its way."""
+
 EDGE_TOLERANCE = 0.01
 """How far an edge of an edited output may lie from what the tokens say before a warning."""
 
@@ -78,14 +82,10 @@ def read_rollout(
     rules = SKILLS[skill]
     output = returned.output or {}
     actions = None
-    from_output = rules.wire_from_output(request, output, language)
-    is_said_elsewhere = not wire.answer_tokens and not wire.thinking_tokens and _says_something(output)
-    if _has_tokens(returned) and not is_said_elsewhere:
+    if _has_tokens(returned) and not _says_more(output, wire):
         actions = _replay(request, wire, language)
     if actions is not None:
-        finish_reason = returned.finish_reason or FinishReason.STOP
-        if wire.is_stopped:
-            finish_reason = FinishReason.STOP
+        finish_reason = FinishReason.STOP if wire.is_stopped else FinishReason.LENGTH
         logprobs = _read_logprobs(returned.logprobs, actions, wire, skill, finish_reason, language)
         return ReadRollout(
             actions=logprobs or actions,
@@ -93,6 +93,7 @@ def read_rollout(
             policy_step=returned.policy_step,
             warning=_difference(rules.output(request, wire, language), output, loc),
         )
+    from_output = rules.wire_from_output(request, output, language)
     if from_output is not None:
         rebuilt = replace(from_output, is_stopped=wire.is_stopped)
         actions = _replay(request, rebuilt, language)
@@ -122,8 +123,13 @@ def _has_tokens(returned: ReturnedRollout) -> bool:
     return returned.answer_tokens is not None or bool(returned.thinking_tokens)
 
 
-def _says_something(output: dict[str, Any]) -> bool:
-    return any(bool(output.get(key)) for key in ("answer", "points", "objects", "boxes"))
+def _says_more(output: dict[str, Any], wire: WireTrace) -> bool:
+    """Whether an output says something in a place where the tokens say nothing."""
+    has_answer = any(output.get(key) for key in ("answer", "points", "objects", "boxes"))
+    if has_answer and not wire.answer_tokens:
+        return True
+    has_thought = bool(reasoning_text(output.get("reasoning")))
+    return has_thought and not (wire.answer_tokens or wire.thinking_tokens)
 
 
 def _wire_of(returned: ReturnedRollout, language: Language, loc: Loc) -> WireTrace:
@@ -213,27 +219,40 @@ def _read_logprobs(
     if given.get("digest") != _digest(skill, wire, finish_reason):
         return None
     try:
-        tokens = [*given["thinking"]]
-        tokens += [given["separator"]] * wire.has_answer_separator
-        tokens += given["answer"]
-        tokens += [given["stop"]] * wire.is_stopped
-        coords = iter([(value,) for value in given["coords"]])
-        sizes = iter([(width, height) for width, height in given["sizes"]])
-        result: list[Action] = []
-        for action, token in zip(actions, tokens, strict=True):
-            bins: tuple[float, ...] = ()
-            if action.bins:
-                bins = next(coords if len(action.bins) == 1 else sizes)
-            if not all(_is_logprob(value) for value in (token, *bins)):
-                return None
-            result.append(replace(action, token_logprob=float(token), bin_logprobs=bins))
-    except (KeyError, TypeError, ValueError, StopIteration):
+        thinking, answer = _numbers(given["thinking"]), _numbers(given["answer"])
+        coords = _numbers(given["coords"])
+        sizes = [_numbers(pair) for pair in given["sizes"]]
+        separator = _numbers([given["separator"]] if wire.has_answer_separator else [])
+        stop = _numbers([given["stop"]] if wire.is_stopped else [])
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return tuple(result)
+    lengths = (len(thinking), len(answer), len(coords), [len(pair) for pair in sizes])
+    wanted = (len(wire.thinking_tokens), len(wire.answer_tokens), len(wire.coords))
+    if lengths != (*wanted, [2] * len(wire.sizes)):
+        return None
+    bins_of = {0: iter([()] * len(actions)), 1: iter((lp,) for lp in coords), 2: iter(sizes)}
+    return tuple(
+        replace(action, token_logprob=token, bin_logprobs=next(bins_of[len(action.bins)]))
+        for action, token in zip(actions, (*thinking, *separator, *answer, *stop), strict=True)
+    )
 
 
-def _is_logprob(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value <= 1e-3
+def _numbers(values: Any) -> tuple[float, ...]:
+    """Log-probabilities as floats.
+
+    Raises:
+        TypeError: Not a list of numbers.
+        ValueError: One is not finite or, beyond rounding, positive.
+        OverflowError: An integer that no float can hold.
+    """
+    if not isinstance(values, list):
+        raise TypeError("log-probabilities come as a list")
+    for value in values:
+        if type(value) not in (int, float):
+            raise TypeError("a log-probability is a number")
+        if not math.isfinite(value) or value > ROUNDING:
+            raise ValueError("a log-probability is finite and not above 0")
+    return tuple(float(value) for value in values)
 
 
 def _difference(drawn: dict[str, Any], given: dict[str, Any], loc: Loc) -> str | None:
@@ -241,15 +260,21 @@ def _difference(drawn: dict[str, Any], given: dict[str, Any], loc: Loc) -> str |
     where = ".".join(str(part) for part in loc)
     for key, mine in drawn.items():
         theirs = given.get(key, given.get("boxes") if key == "objects" else None)
-        if theirs is None or key == "reasoning":
+        if theirs is None:
             continue
-        if isinstance(mine, str):
-            is_same = not isinstance(theirs, str) or mine.split() == theirs.split()
+        if key == "reasoning":
+            is_same = _same_words(mine["text"], reasoning_text(theirs))
+        elif isinstance(mine, str):
+            is_same = _same_words(mine, theirs)
         else:
             is_same = _same_objects(mine, theirs)
         if not is_same:
             return f"{where}: output differs from the tokens; the tokens were trained."
     return None
+
+
+def _same_words(mine: str, theirs: Any) -> bool:
+    return isinstance(theirs, str) and mine.split() == theirs.split()
 
 
 def _same_objects(mine: list[dict[str, float]], theirs: Any) -> bool:
@@ -261,5 +286,5 @@ def _same_objects(mine: list[dict[str, float]], theirs: Any) -> bool:
             for box, other in zip(mine, theirs, strict=True)
             for name, value in box.items()
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return False

@@ -1,8 +1,8 @@
-"""What every skill provides, and what all of them share: the vocabulary, the grammar, the wire lists.
+"""What every skill provides and what all share: the vocabulary, the grammar, the wire lists.
 
 A skill knows its prompt, the grammar of its answers, how an answer becomes the API's output, how a
-right answer becomes one to imitate, and its reward. Everything else (sampling, scoring, replaying) works
-on any skill through these.
+right answer becomes one to imitate, and its reward. Everything else (sampling, scoring, replaying)
+works on any skill through these.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from trainer.model.config import TokenizerConfig
 from trainer.model.tokenizer import Tokenizer
 from trainer.sequence import Action, Element, Mask
 
+OUTSIDE = 0.01
+"""How far outside 0-1 a coordinate is clamped rather than refused; http-api.md section 6."""
 
 RequestT = TypeVar("RequestT", contravariant=True)
 TargetT = TypeVar("TargetT", contravariant=True)
@@ -81,9 +83,7 @@ class SkillRules(Protocol[RequestT, TargetT]):
         """A fresh grammar for one answer."""
         ...
 
-    def output(
-        self, request: RequestT, wire: WireTrace, language: Language
-    ) -> dict[str, Any]:
+    def output(self, request: RequestT, wire: WireTrace, language: Language) -> dict[str, Any]:
         """The API's output of an answer."""
         ...
 
@@ -105,7 +105,8 @@ class SkillRules(Protocol[RequestT, TargetT]):
 class ObjectsGrammar:
     """Objects one after another, each a fixed run of spatial tokens, then the end token.
 
-    Where an object may begin the end token may be drawn instead; inside an object every token is forced.
+    Where an object may begin the end token may be drawn instead; inside an object every token is
+    forced.
     """
 
     def __init__(self, run: Sequence[int], end: int):
@@ -155,6 +156,23 @@ class TextGrammar:
 
     def most_actions(self, settings: Settings, num_room: int) -> int:
         return min(settings.max_tokens, num_room)
+
+
+def read_coordinate(value: Any) -> float:
+    """A coordinate of a caller's output, which nobody has checked before.
+
+    Returns:
+        The value; slightly outside 0-1 it is moved to the edge.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It lies farther outside than `OUTSIDE`, like a pixel sent by mistake.
+    """
+    if type(value) not in (int, float):
+        raise TypeError(f"a coordinate is a number, got {type(value).__name__}")
+    if not -OUTSIDE <= value <= 1 + OUTSIDE:
+        raise ValueError("a coordinate lies in 0-1")
+    return min(max(float(value), 0.0), 1.0)
 
 
 def to_wire(actions: Sequence[Action], *, is_reasoning: bool, language: Language) -> WireTrace:

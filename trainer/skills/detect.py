@@ -8,7 +8,7 @@ from contract.skills import Box, DetectRequest, DetectTarget, GroundTruth
 from trainer.geometry import detect_reward
 from trainer.model.bins import coord_bin, coord_value, size_bin, size_value
 from trainer.sequence import Element, text_elements
-from trainer.skills.base import Language, ObjectsGrammar, WireTrace
+from trainer.skills.base import Language, ObjectsGrammar, WireTrace, read_coordinate
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
@@ -36,14 +36,14 @@ class DetectSkill:
     def wire_from_output(
         self, request: DetectRequest, output: dict[str, Any], language: Language
     ) -> WireTrace | None:
-        listed = output.get("objects", output.get("boxes"))
+        listed: Any = output.get("objects", output.get("boxes"))
         try:
             boxes = tuple(
-                Box(**{name: float(box[name]) for name in CORNERS}) for box in listed or ()
+                Box(**{name: read_coordinate(box[name]) for name in CORNERS}) for box in listed
             )
         except (KeyError, TypeError, ValueError):
             return None
-        if listed is None:
+        if any(box.x_min > box.x_max or box.y_min > box.y_max for box in boxes):
             return None
         return self.wire_from_target(request, DetectTarget(boxes=boxes), language)
 

@@ -8,7 +8,7 @@ from contract.skills import GroundTruth, Point, PointRequest, PointTarget
 from trainer.geometry import points_in_boxes_reward, points_reward
 from trainer.model.bins import coord_bin, coord_value
 from trainer.sequence import Element, spatial_elements, text_elements
-from trainer.skills.base import Language, ObjectsGrammar, WireTrace
+from trainer.skills.base import Language, ObjectsGrammar, WireTrace, read_coordinate
 
 
 class PointSkill:
@@ -34,7 +34,10 @@ class PointSkill:
         self, request: PointRequest, output: dict[str, Any], language: Language
     ) -> WireTrace | None:
         try:
-            points = tuple(Point(x=float(p["x"]), y=float(p["y"])) for p in output["points"])
+            points = tuple(
+                Point(x=read_coordinate(p["x"]), y=read_coordinate(p["y"]))
+                for p in output["points"]
+            )
         except (KeyError, TypeError, ValueError):
             return None
         return self.wire_from_target(request, PointTarget(points=points), language)

@@ -1,7 +1,7 @@
 """The query skill: a question in words, with or without a picture, and a free answer.
 
-With reasoning the model first writes a thought in which phrases may be grounded: `start phrase x y x y
-end`, and the answer token ends it. Source: model-facts.md section 5.
+With reasoning the model first writes a thought, which the answer token ends. Phrases may be
+grounded in it: `start phrase x y x y end`. Source: model-facts.md section 5.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ class QuerySkill:
             return None
         reasoning = None
         if request.reasoning:
-            given = output.get("reasoning")
-            text = given.get("text") if isinstance(given, dict) else given
-            if not isinstance(text, str):
+            text = reasoning_text(output.get("reasoning"))
+            if text is None:
                 return None
             reasoning = Reasoning(text=text)
         return self.wire_from_target(
@@ -71,6 +70,12 @@ class QuerySkill:
 
     def reward(self, output: dict[str, Any], truth: GroundTruth) -> float:
         raise ValueError("query has no ground truth; score its answers on the client")
+
+
+def reasoning_text(given: Any) -> str | None:
+    """The text of a reasoning that callers send as an object with `text`, or as a plain string."""
+    text = given.get("text") if isinstance(given, dict) else given
+    return text if isinstance(text, str) else None
 
 
 def text_of(tokens: Sequence[int], language: Language) -> str:
