@@ -52,7 +52,7 @@ def _server(data_dir: Path, port: int) -> Generator[str]:
         module_command("server", "--host", "127.0.0.1", *options),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        env=module_environment(),
+        env={**module_environment(), "MOONTUNE_LOG_LEVEL": "warning"},
         process_group=0,
         text=True,
     )
