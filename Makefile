@@ -18,7 +18,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-bench demo serve test test-fast cov check lint type imports fmt wheel \
-        constraints revision clean
+        constraints docs revision clean
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -72,6 +72,9 @@ wheel: setup ## build the wheel into dist/
 constraints: setup ## write constraints.txt from what .venv holds
 	( sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable --exclude moondream | sed 's/+cpu//' ) > constraints.new
 	mv constraints.new constraints.txt
+
+docs: setup ## write the pages that come from code
+	$(BIN)/python -m server.config_page > docs/configuration.md
 
 revision: setup ## a new migration: make revision NAME=add_something
 	$(BIN)/alembic revision -m "$(NAME)"

@@ -48,7 +48,7 @@ class ServerConfig(BaseSettings):
 
     # --- address
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(2021, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: SecretStr | None = Field(
         None, description="The key that callers must send; absent: open mode, no key needed."
     )

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 from server.children import module_command, module_environment
 from server.ready import read_url
@@ -30,15 +31,23 @@ def run_demo(*, data_dir: Path, port: int) -> int:
         DemoError: The SDK is not installed, or the server did not start (it has said why).
     """
     if importlib.util.find_spec("moondream") is None:
-        raise DemoError("The demo uses the official SDK: pip install moondream==2.6.1")
+        raise DemoError(
+            "The demo uses the official SDK: pip install --no-deps moondream==2.6.1 (its optional"
+            " local engine is not needed, and not free)."
+        )
     signal.signal(signal.SIGTERM, _as_interrupt)
     script = find("examples") / "quickstart.py"
     try:
         with _server(data_dir, port) as url:
             command = [sys.executable, "-u", str(script), "--endpoint", url]
-            return subprocess.run(command, check=False).returncode
+            status = subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
         return INTERRUPTED
+    _say(
+        f"The demo's server has stopped. Bring it back, with what it learned, by\n\n"
+        f"  moontune serve --model tiny --data-dir {data_dir} --port {urlsplit(url).port}\n"
+    )
+    return status
 
 
 @contextmanager
@@ -71,6 +80,10 @@ def _server(data_dir: Path, port: int) -> Generator[str]:
                 server.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 -- the demo talks to a person
 
 
 def _as_interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -73,7 +73,7 @@ class Pack:
 
 def branch(task: Task, language: Language) -> Branch:
     """The prompt and the actions of one task, by the rules of its skill."""
-    request, target = _as_contract(task)
+    request, target = as_contract(task)
     skill = SKILLS[Skill(request.skill)]
     wire = skill.wire_from_target(request, target, language)
     is_reasoning = getattr(request, "reasoning", False)
@@ -146,7 +146,7 @@ def _mask(segment_BT: Tensor) -> Tensor:
     return (same & (is_past | is_prefix_row)) | (in_prefix & ~is_prefix_row)
 
 
-def _as_contract(task: Task) -> tuple[object, object]:
+def as_contract(task: Task) -> tuple[object, object]:
     if isinstance(task, QueryTask):
         request = QueryRequest(
             question=task.question,

@@ -1,0 +1,24 @@
+"""Pages that are written from code, or that have to name everything that the code has."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from contract.groups import TrainOptions
+from server.config_page import page
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_the_configuration_page_is_the_one_that_the_class_writes() -> None:
+    assert (DOCS / "configuration.md").read_text() == page(), "run `make docs`"
+
+
+def test_the_algorithms_page_has_every_option_with_its_default() -> None:
+    text = (DOCS / "algorithms.md").read_text()
+    for field in fields(TrainOptions):
+        shown = field.default if isinstance(field.default, str) else f"{field.default:g}"
+        row = [line for line in text.splitlines() if line.startswith(f"| `{field.name}`")][-1]
+        default = row.split("|")[2].strip().strip("`")
+        assert default == shown or float(default) == float(shown), field.name
