@@ -1,13 +1,13 @@
 """What a finetune of the bundled tiny Moondream learns: three tasks, three seeds, the worst counts.
 
-    python -m benchmarks.learning --endpoint http://127.0.0.1:8000 --out benchmarks/results/learning.json
+    python -m benchmarks.learning --out benchmarks/results/learning.json
 
-    detect   RL: boxes around stars, a shape the base has never seen. Mean reward on held-out pictures.
+    detect   RL: boxes around stars, a shape the base has never seen. Mean reward.
     query    RL: a question about a concept the base was never asked about. Exact match.
     word     SFT: the word for a colour that the base has never seen. Exact match.
 
-Everything goes through the official SDK. Held-out pictures have seeds that training never uses; the 95 %
-interval is a bootstrap over pictures.
+Everything goes through the official SDK. Held-out pictures have seeds that training never uses;
+the 95 % interval is a bootstrap over pictures.
 """
 
 from __future__ import annotations
@@ -94,11 +94,12 @@ def teal_scene(seed: int) -> Scene:
     return draw_scene(seed, num_shapes=(1, 1), colors=("teal",))
 
 
-# --- measuring -------------------------------------------------------------------------------------
+# --- measuring
+-------------------------------------------------------------------------------------
 
 
 def detect_rewards(finetune: Finetune, scenes: list[Scene]) -> tuple[list[float], dict[str, float]]:
-    """Greedy rewards, and apart from them the mean IoU of matched boxes and the share of right counts."""
+    """Greedy rewards, and apart from them the IoU of matched boxes and the share of right counts."""
 
     def ask(scene: Scene) -> tuple[float, list[float], bool]:
         truth = boxes_of(scene, "star")
@@ -138,7 +139,8 @@ def exact_matches(
         return list(pool.map(ask, scenes)), {}
 
 
-# --- training --------------------------------------------------------------------------------------
+# --- training
+--------------------------------------------------------------------------------------
 
 
 def rl_steps(

@@ -1,8 +1,8 @@
 """Frozen dataclasses to plain JSON values and back, by their annotations.
 
-Knows what the contract uses: dataclasses, unions tagged by a Literal `skill` or `mode` field, optional
-values, tuples, enums, dicts of plain values and scalars. It trusts its peer to be the other process of
-the same release; input of callers is validated before it gets here.
+Knows what the contract uses: dataclasses, unions tagged by a Literal `skill` or `mode` field,
+optional values, tuples, enums, dicts of plain values and scalars. It trusts its peer to be the
+other process of the same release; input of callers is validated before it gets here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Engine protocol: the five verbs that the API asks of a trainer, their inputs and results.
 
-The API decides that a step counts and where its files lie; the trainer computes, writes the files it
-was told to write, and says what they hash to.
+The API decides that a step counts and where its files lie; the trainer computes, writes the files
+it was told to write, and says what they hash to.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ class SkipReason(StrEnum):
 class StepTrained:
     """What one step did; the fields of http-api.md 10.5 that the trainer knows.
 
-    `weights` and `optimizer` are None exactly when `applied` is false: the files of the state before
-    stay in force. Everything in `extra` goes into the response as it stands (plain JSON values).
+    `weights` and `optimizer` are None exactly when `applied` is false: the files of the state
+    before stay in force. Everything in `extra` goes into the response as it stands (plain JSON values).
     """
 
     applied: bool
@@ -165,7 +165,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """The output as http-api.md 13.2 shows it (`{"answer": ...}`, `{"objects": [...]}`), and its cost."""
+    """The output as http-api.md 13.2 shows it, such as `{"answer": ...}`, and what it cost."""
 
     output: dict[str, Any]
     finish_reason: FinishReason

@@ -18,7 +18,9 @@ class RequestRefused(EngineError):
         loc: Where in the request, such as `("groups", 3, "rollouts", 0, "answer_tokens")`.
     """
 
-    def __init__(self, message: str, *, code: str = "validation_error", loc: Sequence[str | int] = ()):
+    def __init__(
+        self, message: str, *, code: str = "validation_error", loc: Sequence[str | int] = ()
+    ):
         super().__init__(message)
         self.message = message
         self.code = code

@@ -35,8 +35,8 @@ class TrainOptions:
     """The knobs of one train step; docs/algorithms.md has the formulas, by these names.
 
     Attributes:
-        advantage_scale: What centred rewards are divided by: the spread of their group, of the whole
-            step (`batch`), or nothing (`none`).
+        advantage_scale: What centred rewards are divided by: the spread of their group, of the
+            whole step (`batch`), or nothing (`none`).
         std_floor: Added to the spread before dividing, > 0.
         clip_low: The importance ratio is clipped below at 1 - clip_low, in [0, 1].
         clip_high: ... and above at 1 + clip_high, >= 0.

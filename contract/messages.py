@@ -1,11 +1,13 @@
 """The dialogue over the socket between API and worker: who may say what, as plain headers.
 
-    API    -> worker   {"kind": "call", "id": n, "verb": ..., "command": ..., "images": [...]}  + pixels
+    API    -> worker   {"kind": "call", "id": n, "verb": ..., "command": ..., "images": [...]}
+                       and the pixels of the images as blobs
     API    -> worker   {"kind": "stop"}
     worker -> API      {"kind": "loading", "text": ...}            any number, before ready
     worker -> API      {"kind": "ready", "epoch": n, "model": ...} once
     worker -> API      {"kind": "result", "id": n, "epoch": n, "result": ...}
-    worker -> API      {"kind": "error", "id": n, "epoch": n, "error": {"type", "message", "code", "loc"}}
+    worker -> API      {"kind": "error", "id": n, "epoch": n, "error": ...}
+                       with {"type", "message", "code", "loc"} as error
 
 Every call gets exactly one result or error, or the socket ends.
 """

@@ -2,9 +2,10 @@
 
     python examples/quickstart.py --endpoint http://127.0.0.1:8000
 
-The bundled tiny Moondream knows circles, squares and triangles, but no star. Each step asks for a few
-answers to "detect star" on fresh pictures, the server scores them against the true boxes, and a train
-step makes the better answers likelier. Run it again with the same --name and it goes on where it was.
+The bundled tiny Moondream knows circles, squares and triangles, but no star. Each step asks for a
+few answers to "detect star" on fresh pictures, the server scores them against the true boxes, and
+a train step makes the better answers likelier. Run it again with the same --name, and it goes on
+where it was.
 """
 
 import argparse
@@ -111,7 +112,7 @@ def show_progress(step: int, steps: int, reward: float) -> None:
 
 
 def draw_comparison(path: Path, scenes: list[Scene], before: list, after: list) -> None:
-    """Boxes of the base model in the upper row, of the finetune in the lower; truth in thin white."""
+    """Upper row: boxes of the base model; lower row: of the finetune; truth in thin white."""
     side = 168
     sheet = Image.new("RGB", (side * len(scenes), 2 * side), "white")
     for column, scene in enumerate(scenes):

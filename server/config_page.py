@@ -1,4 +1,4 @@
-"""docs/configuration.md, written from the configuration class; `python -m server.config_page` prints it."""
+"""docs/configuration.md, written from the configuration class by `make docs`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from server.config import ENV_PREFIX, ServerConfig
 _HEAD = """\
 # Configuration
 
-Every option is an environment variable; those of the first table are also options of `moontune serve`, and the command line wins.
+Every option is an environment variable; those of the first table are also options of `moontune
+serve`, and the command line wins.
 Lists are written with commas. An unknown name under `MOONTUNE_` stops the start with a suggestion.
 This page is written by `make docs` from `server/config.py`.
 """

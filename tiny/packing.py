@@ -1,4 +1,4 @@
-"""Several tasks about one picture in one sequence: BOS and image once, every task a branch behind them.
+"""Several tasks about one picture in one sequence: BOS and image once, each task a branch behind.
 
 All tasks stand at positions from P on, see the picture and themselves, and not one another, so each
 is trained exactly as if it stood alone.

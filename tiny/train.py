@@ -3,8 +3,8 @@
     python -m tiny.train --run tiny/runs/1 --steps 10000
 
 Batch k is a function of (seed, k) alone, so a run that was stopped and taken up again sees the
-same examples as one that was not. The state is written every few minutes; `--export DIR` writes what
-the run holds as a checkpoint in the published layout.
+same examples as one that was not. The state is written every few minutes; `--export DIR` writes
+what the run holds as a checkpoint in the published layout.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ Crops = tuple[np.ndarray, tuple[int, int]]
 
 
 def blur_bins(step: int, steps: int) -> float:
-    """Width (in bins) of the Gaussian that labels are spread over: wide at first, sharp at the end."""
+    """Width in bins of the Gaussian that labels are spread over: wide at first, sharp at the end."""
     return 48.0 * (5.0 / 48.0) ** min(1.0, step / (0.7 * steps))
 
 
 @torch.no_grad()
 def start_smooth(model: Moondream, *, seed: int) -> None:
-    """Start positions and bins as waves over their axis, so that neighbours are alike from the first step.
+    """Start positions and bins as waves over their axis, so that neighbours are alike from the
+    first step.
 
     Random codes have to be learned one by one: with them coordinates are still at chance after 300
     steps, with waves they begin to be read after 100.

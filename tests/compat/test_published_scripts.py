@@ -1,4 +1,4 @@
-"""Training scripts as published, with the unmodified SDK, against the real server and the tiny model."""
+"""Training scripts as published, with the unmodified SDK, on the real server and the tiny model."""
 
 from __future__ import annotations
 
