@@ -53,7 +53,7 @@ class Outcome:
         return self.after - self.before
 
 
-# --- the pictures and questions -------------------------------------------------------------------
+# --- pictures and questions ---
 
 
 def star_scene(seed: int) -> Scene:
@@ -94,8 +94,7 @@ def teal_scene(seed: int) -> Scene:
     return draw_scene(seed, num_shapes=(1, 1), colors=("teal",))
 
 
-# --- measuring
--------------------------------------------------------------------------------------
+# --- measuring ---
 
 
 def detect_rewards(finetune: Finetune, scenes: list[Scene]) -> tuple[list[float], dict[str, float]]:
@@ -139,8 +138,7 @@ def exact_matches(
         return list(pool.map(ask, scenes)), {}
 
 
-# --- training
---------------------------------------------------------------------------------------
+# --- training ---
 
 
 def rl_steps(

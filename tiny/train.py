@@ -49,8 +49,7 @@ def blur_bins(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def start_smooth(model: Moondream, *, seed: int) -> None:
-    """Start positions and bins as waves over their axis, so that neighbours are alike from the
-    first step.
+    """Start positions and bins as waves over their axis, so that neighbours are alike.
 
     Random codes have to be learned one by one: with them coordinates are still at chance after 300
     steps, with waves they begin to be read after 100.
