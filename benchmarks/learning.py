@@ -98,7 +98,7 @@ def teal_scene(seed: int) -> Scene:
 
 
 def detect_rewards(finetune: Finetune, scenes: list[Scene]) -> tuple[list[float], dict[str, float]]:
-    """Greedy rewards, and apart from them the IoU of matched boxes and the share of right counts."""
+    """Greedy rewards; apart from them the IoU of matched boxes and the share of right counts."""
 
     def ask(scene: Scene) -> tuple[float, list[float], bool]:
         truth = boxes_of(scene, "star")

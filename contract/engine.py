@@ -137,7 +137,7 @@ class StepTrained:
     """What one step did; the fields of http-api.md 10.5 that the trainer knows.
 
     `weights` and `optimizer` are None exactly when `applied` is false: the files of the state
-    before stay in force. Everything in `extra` goes into the response as it stands (plain JSON values).
+    before stay in force. Everything in `extra` (plain JSON values) goes into the response as it is.
     """
 
     applied: bool

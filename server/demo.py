@@ -24,7 +24,7 @@ class DemoError(Exception):
     """The demo cannot run; the message is a sentence for people."""
 
 
-def run_demo(*, data_dir: Path, port: int) -> int:
+def run_demo(*, data_dir: Path, port: int, steps: int = 40) -> int:
     """Run the quickstart; return its exit status, or 130 when interrupted.
 
     Raises:
@@ -40,6 +40,7 @@ def run_demo(*, data_dir: Path, port: int) -> int:
     try:
         with _server(data_dir, port) as url:
             command = [sys.executable, "-u", str(script), "--endpoint", url]
+            command += ["--steps", str(steps)]
             status = subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
         return INTERRUPTED
