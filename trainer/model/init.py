@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from trainer.model.attention import Tau
+from trainer.model.mlp import DenseMlp
 from trainer.model.moe import ExpertWeights
 from trainer.model.region import RegionModel
 from trainer.model.text import TextBlock, TextModel
@@ -48,7 +49,8 @@ def init_module(module: nn.Module) -> None:
         module.coord_features.normal_(0.0, FOURIER_STD_COORD)
         module.size_features.normal_(0.0, FOURIER_STD_SIZE)
         for decoder in (module.coord_decoder, module.size_decoder):
-            last = decoder if isinstance(decoder, nn.Linear) else decoder.fc2
+            last = decoder.fc2 if isinstance(decoder, DenseMlp) else decoder
+            assert isinstance(last, nn.Linear)
             last.weight.normal_(0.0, HEAD_STD)
     elif isinstance(module, TextModel | VisionModel):
         if isinstance(module, TextModel):

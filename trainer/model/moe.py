@@ -128,7 +128,7 @@ class _SpreadToSlots(torch.autograd.Function):
         return x_ND.index_select(0, slot_order_S // experts_per_token)
 
     @staticmethod
-    def backward(ctx, grad_SD):
+    def backward(ctx, grad_SD):  # pyright: ignore[reportIncompatibleMethodOverride] -- one output
         (slot_rank_S,) = ctx.saved_tensors
         grad_NKD = grad_SD.index_select(0, slot_rank_S).view(
             -1, ctx.experts_per_token, grad_SD.shape[-1]
@@ -145,6 +145,6 @@ class _ReorderSlots(torch.autograd.Function):
         return y_SD.index_select(0, order_S)
 
     @staticmethod
-    def backward(ctx, grad_SD):
+    def backward(ctx, grad_SD):  # pyright: ignore[reportIncompatibleMethodOverride] -- one output
         (inverse_S,) = ctx.saved_tensors
         return grad_SD.index_select(0, inverse_S), None, None
