@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import torch
 
@@ -32,10 +33,11 @@ def main() -> int:
     connection = Connection(socket.socket(fileno=arguments.fd))
     try:
         connection.send({"kind": "loading", "text": f"loading {arguments.name or arguments.model}"})
-        directory = find_model(arguments.model)
+        files = find_model(arguments.model)
         loaded = load(
-            directory,
-            name=arguments.name or directory.name,
+            files.directory,
+            tokenizer=files.tokenizer,
+            name=arguments.name or Path(arguments.model).resolve().name,
             device=arguments.device,
             dtype=arguments.dtype,
         )

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 
 from trainer.loading import LoadError
+from trainer.model.tokenizer import TOKENIZER_FILE
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+
+TOKENIZER_REPOSITORY = "moondream/starmie-v1"
+"""All published models share it; the file in the Moondream 2 repository is a stale one."""
+TOKENIZER_REVISION = "35192e10a54e36eabe0a7cc57a2c1aab371cafc5"
 
 
-def find_model(model: str) -> Path:
-    """Return the local directory of a model, fetched from the hub if it names a repository.
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A checkpoint directory and the tokenizer file that belongs to it."""
+
+    directory: Path
+    tokenizer: Path
+
+
+def find_model(model: str) -> ModelFiles:
+    """Find a model's files, fetching them from the hub when it is named by repository.
 
     Raises:
         LoadError: There is no such directory, or the hub cannot give it.
     """
     directory = Path(model)
     if directory.is_dir():
-        return directory
+        return ModelFiles(directory=directory, tokenizer=directory / TOKENIZER_FILE)
     if not _REPOSITORY.fullmatch(model):
         raise LoadError(
             f"--model {model} is neither a directory nor a hub repository such as "
             "moondream/moondream3-preview."
         )
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_FILES)))
-    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        return ModelFiles(
+            directory=Path(snapshot_download(model, allow_patterns=list(_FILES))),
+            tokenizer=Path(
+                hf_hub_download(TOKENIZER_REPOSITORY, TOKENIZER_FILE, revision=TOKENIZER_REVISION)
+            ),
+        )
+    except (HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LoadError(f"{model} could not be fetched from the hub: {reason}") from error

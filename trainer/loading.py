@@ -50,8 +50,17 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def load(directory: Path, *, name: str, device: str, dtype: str) -> LoadedModel:
+def load(
+    directory: Path, *, name: str, device: str, dtype: str, tokenizer: Path | None = None
+) -> LoadedModel:
     """Load, freeze and describe a checkpoint.
+
+    Args:
+        directory: config.json and weights in the Hugging Face layout.
+        name: What the model is called on the wire.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto`, `float32` or `bfloat16`.
+        tokenizer: Its tokenizer.json; absent: the one in the directory.
 
     Raises:
         LoadError: The directory is not a checkpoint, or the device is not there.
@@ -61,7 +70,8 @@ def load(directory: Path, *, name: str, device: str, dtype: str) -> LoadedModel:
             f"{directory} holds no config.json; --model wants a checkpoint directory in the "
             "Hugging Face layout (config.json, model.safetensors, tokenizer.json) or the word tiny."
         )
-    if not (directory / TOKENIZER_FILE).is_file():
+    tokenizer = tokenizer or directory / TOKENIZER_FILE
+    if not tokenizer.is_file():
         raise LoadError(f"{directory} holds no {TOKENIZER_FILE}; put the model's tokenizer there.")
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
@@ -72,7 +82,7 @@ def load(directory: Path, *, name: str, device: str, dtype: str) -> LoadedModel:
     model.eval().requires_grad_(False)
     config = model.config
     language = Language(
-        tokenizer=Tokenizer.from_directory(directory),
+        tokenizer=Tokenizer.from_file(tokenizer),
         ids=config.tokenizer,
         vocab_size=config.text.vocab_size,
         coord_divisor=config.region.coord_divisor,
