@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from contract.engine import (
     Answer,
@@ -24,11 +25,12 @@ from trainer.batching import Row
 from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
 from trainer.metrics import reward_metrics, step_extras
+from trainer.model.config import MoondreamConfig
 from trainer.rollouts import is_reasoning, make_rollout
 from trainer.sampling import Sampled, sample
 from trainer.skills import SKILLS
 from trainer.skills.base import to_wire
-from trainer.storage import write_tensors
+from trainer.storage import write_all
 from trainer.train_step import compute_step, plan_step
 
 LEAST_ROOM = 4
@@ -45,9 +47,10 @@ class TrainerEngine:
     ):
         self._info = loaded.info
         self._model = loaded.model
+        self._config = cast("MoondreamConfig", loaded.model.config)
         self._language = loaded.language
         self._features = ImageFeatures(loaded.model)
-        self._bank = AdapterBank(loaded.model.config.text, loaded.model.text.wte.device)
+        self._bank = AdapterBank(self._config.text, loaded.model.text.wte.device)
         self._micro_batch_tokens = micro_batch_tokens
 
     def describe(self) -> ModelInfo:
@@ -86,7 +89,7 @@ class TrainerEngine:
             StorageFull: The new state could not be written; nothing is changed.
         """
         started = time.perf_counter()
-        plan = plan_step(command, images, self._model.config, self._language)
+        plan = plan_step(command, images, self._config, self._language)
         adapter = self._bank.adapter(command.adapter)
         optimizer = self._bank.optimizer(command.adapter, command.optimizer)
         features = self._features.of(images)
@@ -102,11 +105,14 @@ class TrainerEngine:
         weights_file = optimizer_file = None
         if computed.tensors is not None and computed.optimizer is not None:
             facts = {"finetune_id": command.adapter.finetune_id, "rank": str(adapter.rank)}
-            weights_file = write_tensors(Path(command.weights_path), computed.tensors, facts)
-            optimizer_file = write_tensors(
-                Path(command.optimizer_path), computed.optimizer.to_tensors(), facts
+            weights_file, optimizer_file = write_all(
+                {
+                    Path(command.weights_path): computed.tensors,
+                    Path(command.optimizer_path): computed.optimizer.to_tensors(),
+                },
+                facts,
             )
-            updated = Adapter(self._model.config.text, adapter.rank, computed.tensors)
+            updated = Adapter(self._config.text, adapter.rank, computed.tensors)
             self._bank.keep(
                 command.adapter.finetune_id,
                 weights_file,
@@ -170,7 +176,7 @@ class TrainerEngine:
         skill = SKILLS[Skill(request.skill)]
         digest = None if request.image is None else images[request.image].digest
         row = Row(image=digest, prompt=skill.prompt(request, self._language))
-        config = self._model.config
+        config = self._config
         room = config.text.max_context - row.num_positions(config.vision.num_image_tokens)
         if room < LEAST_ROOM:
             raise RequestRefused(
