@@ -16,7 +16,7 @@ import torch
 from contract.codec import to_plain
 from contract.errors import EngineError, EngineFailed, RequestRefused
 from contract.framing import PREFIX, Message, decode, encode
-from contract.messages import error_to_plain, read_call
+from contract.messages import COMMANDS, error_to_plain, read_call
 from trainer.engine import TrainerEngine
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,11 @@ class Connection:
         self._sock = sock
 
     def send(self, header: dict[str, Any]) -> None:
+        """Send one message.
+
+        Raises:
+            ValueError: The header holds NaN or infinity; nothing was sent.
+        """
         for part in encode(Message(header=header)):
             self._sock.sendall(part)
 
@@ -62,31 +67,46 @@ def run_worker(connection: Connection, engine: TrainerEngine, *, epoch: int) -> 
         message = connection.receive()
         if message is None or message.header["kind"] == "stop":
             return
-        connection.send({"epoch": epoch, **_answer(engine, message)})
+        call_id, verb = message.header["id"], message.header["verb"]
+        answer = _answer(engine, message)
+        try:
+            connection.send({"id": call_id, "epoch": epoch, **answer})
+        except ValueError:
+            log.exception("%s gave a result that JSON cannot carry", verb)
+            failed = EngineFailed(
+                f"The result of {verb} holds numbers that are not finite; the weights that were "
+                "asked may have diverged."
+            )
+            connection.send({"id": call_id, "epoch": epoch, **_error(failed)})
 
 
 def _answer(engine: TrainerEngine, message: Message) -> dict[str, Any]:
     """Run one call; every error becomes an answer, so that the loop goes on."""
-    call_id = message.header["id"]
     try:
-        result = _run(engine, message)
+        return {"kind": "result", "result": to_plain(_run(engine, message))}
     except EngineError as error:
-        return {"kind": "error", "id": call_id, "error": error_to_plain(error)}
+        return _error(error)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        refused = RequestRefused(
-            "This call does not fit the accelerator's memory; send fewer groups or rollouts at once.",
-            code="batch_too_large",
+        return _error(
+            RequestRefused(
+                "This call does not fit the accelerator's memory; send fewer groups or rollouts "
+                "at once.",
+                code="batch_too_large",
+            )
         )
-        return {"kind": "error", "id": call_id, "error": error_to_plain(refused)}
     except Exception as error:
-        log.exception("%s failed", message.header.get("verb"))
-        failed = EngineFailed(f"{type(error).__name__}: {error}")
-        return {"kind": "error", "id": call_id, "error": error_to_plain(failed)}
-    return {"kind": "result", "id": call_id, "result": to_plain(result)}
+        log.exception("%s failed", message.header["verb"])
+        return _error(EngineFailed(f"{type(error).__name__}: {error}"))
+
+
+def _error(error: EngineError) -> dict[str, Any]:
+    return {"kind": "error", "error": error_to_plain(error)}
 
 
 def _run(engine: TrainerEngine, message: Message) -> Any:
+    if message.header["verb"] not in COMMANDS:
+        raise EngineFailed(f"the worker does not know the verb {message.header['verb']}")
     _, verb, command, images = read_call(message)
     match verb:
         case "make_rollouts":
@@ -98,4 +118,4 @@ def _run(engine: TrainerEngine, message: Message) -> Any:
         case "drop":
             return engine.drop(command)
         case _:
-            raise EngineFailed(f"the worker does not know the verb {verb}")
+            raise AssertionError(f"{verb} is a verb of the contract without a line here")
