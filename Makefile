@@ -35,7 +35,7 @@ endif
 	touch $@
 
 setup-bench: setup ## add what benchmarks compare against
-	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench]'
+	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench,postgres]'
 
 demo: setup ## train the bundled tiny Moondream with the official SDK, start to end
 	$(BIN)/moontune demo
@@ -69,7 +69,7 @@ fmt: setup ## write the formatting
 wheel: setup ## build the wheel into dist/
 	$(PIP) wheel -q --no-deps -w dist .
 
-constraints: setup ## write constraints.txt from what .venv holds
+constraints: setup-bench ## write constraints.txt from what .venv holds
 	( sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable --exclude moondream | sed 's/+cpu//' ) > constraints.new
 	mv constraints.new constraints.txt
 
