@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 
 from server.children import module_command, module_environment
 from server.domain.errors import ImageDecodeError, ImageTooLargeError
 from server.images.exchange import ANSWER, LENGTH, PIXELS, TOO_LARGE, read_exactly
+
+MAX_ATTEMPTS = 2
+"""A child may die for reasons that are not the picture's, which is therefore tried once more."""
 
 
 class DecodeChild:
@@ -31,31 +35,40 @@ class DecodeChild:
 
         Raises:
             ImageTooLargeError: Too many pixels.
-            ImageDecodeError: Damaged, or the child died of it.
+            ImageDecodeError: Damaged, or beyond the limits of time and memory.
         """
-        if self._process.poll() is not None:
-            self.close()
-            self._process, self._sock = self._start()
-        try:
-            self._sock.sendall(LENGTH.pack(len(encoded)))
-            self._sock.sendall(encoded)
-            kind, first, second = ANSWER.unpack(read_exactly(self._sock, ANSWER.size))
-            if kind == PIXELS:
-                return first, second, read_exactly(self._sock, first * second * 3)
-            message = read_exactly(self._sock, first).decode()
-        except (EOFError, ConnectionError):
-            self._process.kill()
-            self._process.wait()
-            raise ImageDecodeError(
-                "The image could not be decoded within the limits of time and memory."
-            ) from None
-        raise ImageTooLargeError(message) if kind == TOO_LARGE else ImageDecodeError(message)
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                return self._ask(encoded)
+            except (EOFError, ConnectionError):
+                status = self._replace()
+                if status == -signal.SIGALRM:
+                    break
+        raise ImageDecodeError(
+            "The image could not be decoded within the limits of time and memory."
+        )
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
         self._sock.close()
         self._process.kill()
         self._process.wait()
+
+    def _ask(self, encoded: bytes) -> tuple[int, int, bytes]:
+        self._sock.sendall(LENGTH.pack(len(encoded)))
+        self._sock.sendall(encoded)
+        kind, first, second = ANSWER.unpack(read_exactly(self._sock, ANSWER.size))
+        if kind == PIXELS:
+            return first, second, read_exactly(self._sock, first * second * 3)
+        message = read_exactly(self._sock, first).decode()
+        raise ImageTooLargeError(message) if kind == TOO_LARGE else ImageDecodeError(message)
+
+    def _replace(self) -> int:
+        """Start another child for one that has hung up; return how that one ended."""
+        status = self._process.wait()
+        self.close()
+        self._process, self._sock = self._start()
+        return status
 
     def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()
