@@ -51,12 +51,12 @@ class Batch:
         at_A: [A] the position whose hidden state each action is drawn from.
     """
 
-    embeds_BTD: Tensor  # noqa: N815 (shape suffix)
-    positions_1T: Tensor  # noqa: N815 (shape suffix)
-    mask_1TT: Tensor | None  # noqa: N815 (shape suffix)
+    embeds_BTD: Tensor
+    positions_1T: Tensor
+    mask_1TT: Tensor | None
     actions: tuple[Action, ...]
-    row_A: Tensor  # noqa: N815 (shape suffix)
-    at_A: Tensor  # noqa: N815 (shape suffix)
+    row_A: Tensor
+    at_A: Tensor
 
 
 def make_batch(model: Moondream, rows: Sequence[Row], features: Mapping[str, Tensor]) -> Batch:

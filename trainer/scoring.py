@@ -30,10 +30,10 @@ class Scores:
         router_LAE: Router logits at the positions of the actions, or None without experts.
     """
 
-    token_A: Tensor  # noqa: N815 (shape suffix)
-    bins_A2: Tensor  # noqa: N815 (shape suffix)
-    is_draw_A3: Tensor  # noqa: N815 (shape suffix)
-    router_LAE: Tensor | None  # noqa: N815 (shape suffix)
+    token_A: Tensor
+    bins_A2: Tensor
+    is_draw_A3: Tensor
+    router_LAE: Tensor | None
 
     @property
     def action_A(self) -> Tensor:  # noqa: N802 (shape suffix)
