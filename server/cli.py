@@ -81,7 +81,7 @@ def demo(
         Path, typer.Option(help="Where the demo keeps its finetunes; it may exist already.")
     ] = Path("moontune-demo"),
     port: Annotated[int, typer.Option(help="Port of its server; 0 takes a free one.")] = 0,
-    steps: Annotated[int, typer.Option(help="Train steps; fewer than 40 may learn too little.")] = 40,
+    steps: Annotated[int, typer.Option(help="Train steps; fewer may learn too little.")] = 40,
 ) -> None:
     """Teach the bundled tiny model a new shape, start to end, on the CPU."""
     try:
