@@ -294,9 +294,7 @@ def main() -> int:
     outcomes: list[Outcome] = []
     for task in arguments.tasks:
         for seed in arguments.seeds:
-            outcome = run(
-                arguments.endpoint, arguments.api_key, task, seed, arguments.held_out
-            )
+            outcome = run(arguments.endpoint, arguments.api_key, task, seed, arguments.held_out)
             outcomes.append(outcome)
             low, high = outcome.after_interval
             verdict = "ok" if PASSES[task](outcome) else "BELOW ITS FLOOR"

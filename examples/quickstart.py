@@ -49,14 +49,17 @@ def training_requests(first_seed: int) -> Iterator[tuple[None, dict]]:
     while True:
         scene = make_scene(seed)
         seed += 1
-        yield None, {
-            "skill": "detect",
-            "image": scene.image,
-            "object": OBJECT,
-            "num_rollouts": ROLLOUTS_PER_PICTURE,
-            "settings": {"temperature": 1.0, "max_objects": 6},
-            "ground_truth": {"boxes": true_boxes(scene)},
-        }
+        yield (
+            None,
+            {
+                "skill": "detect",
+                "image": scene.image,
+                "object": OBJECT,
+                "num_rollouts": ROLLOUTS_PER_PICTURE,
+                "settings": {"temperature": 1.0, "max_objects": 6},
+                "ground_truth": {"boxes": true_boxes(scene)},
+            },
+        )
 
 
 def evaluate(finetune: Finetune, scenes: list[Scene]) -> float:

@@ -1,6 +1,6 @@
 """How good the tiny Moondream is: greedy answers on held-out scenes of one to three shapes.
 
-    python -m tiny.evaluate tiny/checkpoint --scenes 300 --out tiny/checkpoint/evaluation.json
+python -m tiny.evaluate tiny/checkpoint --scenes 300 --out tiny/checkpoint/evaluation.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """Pretrain the tiny Moondream on drawn scenes; seeded, and resumable at any saved step.
 
-    python -m tiny.train --run tiny/runs/1 --steps 10000
+In a first phase the vision tower learns to see, from labels of every patch; in a second one
+everything learns to talk, point and draw boxes, and the labels stay as a part of the loss.
+
+    python -m tiny.train --run tiny/runs/1
 
 Batch k is a function of (seed, k) alone, so a run that was stopped and taken up again sees the
 same examples as one that was not. The state is written every few minutes; `--export DIR` writes
@@ -13,6 +16,7 @@ import argparse
 import json
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tiny.model_config import tiny_config
-from tiny.packing import Branch, Pack, branch, pack
+from tiny.packing import Pack, branch, pack
+from tiny.patches import PatchHeads, patch_labels
 from tiny.scenes import training_example
 from tiny.tokenizer import build_tokenizer
 from trainer.model.checkpoint import save_model
@@ -31,19 +36,36 @@ from trainer.model.moondream import Moondream
 from trainer.model.tokenizer import Tokenizer
 from trainer.skills.base import Language
 
-BATCH = 16  # pictures
-NUM_TASKS = 6  # about each
+VISION_BATCH = 64  # pictures of a step of the first phase
+BATCH = 16  # and of the second
+NUM_TASKS = 7  # about each
 PEAK_LR = 1.5e-3
-WARMUP_STEPS = 300
-SIZE_WEIGHT = 0.7  # of a size bin beside a coordinate
+WEIGHT_DECAY = 0.02
+WARMUP_STEPS = 100
+OTHER_SIZES_SHARE = 0.12  # pictures with other tilings than one by one
+PATCH_WEIGHT = 0.5
+BIN_WEIGHT = 0.5
 STEPS_BETWEEN_SAVES = 200
 
 Crops = tuple[np.ndarray, tuple[int, int]]
 
 
-def blur_bins(step: int, steps: int) -> float:
+def blur_bins(progress: float) -> float:
     """Width in bins of the Gaussian around each label: wide at first, sharp at the end."""
-    return 48.0 * (5.0 / 48.0) ** min(1.0, step / (0.7 * steps))
+    return 48.0 * (5.0 / 48.0) ** min(1.0, progress / 0.7)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to 2 % of the peak; of each phase by itself."""
+    if step < WARMUP_STEPS:
+        return PEAK_LR * (step + 1) / WARMUP_STEPS
+    progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
+    return PEAK_LR * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def shapes_range(step: int, steps: int) -> tuple[int, int]:
+    """The curriculum of the second phase: few shapes first, up to four in the end."""
+    return (1, 2) if step < 0.1 * steps else (1, 3 + (step % 4 == 0))
 
 
 @torch.no_grad()
@@ -75,50 +97,54 @@ def waves(length: int, width: int, *, most_cycles: float) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), dim=1)
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak."""
-    if step < WARMUP_STEPS:
-        return PEAK_LR * (step + 1) / WARMUP_STEPS
-    progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
-    return PEAK_LR * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Pictures, what their patches show, and the packed tasks; none while the tower learns."""
+
+    crops: list[Crops]
+    labels_BPC: Tensor
+    tasks: Pack | None
 
 
-def shapes_range(step: int, steps: int) -> tuple[int, int]:
-    """The curriculum: single shapes first, up to four in the end."""
-    progress = step / steps
-    return (1, 1) if progress < 0.15 else (1, 2) if progress < 0.25 else (1, 3 + (step % 4 == 0))
-
-
-def spatial_weight(step: int, steps: int) -> float:
-    """Weight of the bins beside the words: small at first, so that looks come before places.
-
-    A model that learned places first never learned colours: after 1,500 steps it still named one
-    colour for every shape.
-    """
-    return 0.1 + 0.5 * min(1.0, max(0.0, (step / steps - 0.1) / 0.2))
+def make_vision_batch(seed: int, step: int, config: MoondreamConfig) -> Batch:
+    """Draw the pictures of one step of the first phase."""
+    scenes = [
+        training_example(
+            (seed << 36) + step * VISION_BATCH + index,
+            num_tasks=0,
+            num_shapes=(1, 4),
+            other_size_share=OTHER_SIZES_SHARE,
+        ).scene
+        for index in range(VISION_BATCH)
+    ]
+    crops = [make_crops(np.asarray(scene.image), config.vision) for scene in scenes]
+    return Batch(crops=crops, labels_BPC=patch_labels(scenes, config.vision.grid_side), tasks=None)
 
 
 def make_batch(
     seed: int, step: int, steps: int, config: MoondreamConfig, language: Language
-) -> tuple[list[Crops], Pack]:
-    """Draw the pictures and tasks of one step."""
-    crops: list[Crops] = []
-    rows: list[list[Branch]] = []
-    for index in range(BATCH):
-        example = training_example(
+) -> Batch:
+    """Draw the pictures and tasks of one step of the second phase."""
+    examples = [
+        training_example(
             (seed << 32) + step * BATCH + index,
             num_tasks=NUM_TASKS,
             num_shapes=shapes_range(step, steps),
-            other_size_share=0.0 if step < 0.1 * steps else 0.12,
+            other_size_share=OTHER_SIZES_SHARE,
         )
-        crops.append(make_crops(np.asarray(example.scene.image), config.vision))
-        rows.append([branch(task, language) for task in example.tasks])
-    return crops, pack(rows, prefix_len=config.text.prefix_attn, language=language)
+        for index in range(BATCH)
+    ]
+    crops = [make_crops(np.asarray(e.scene.image), config.vision) for e in examples]
+    rows = [[branch(task, language) for task in example.tasks] for example in examples]
+    return Batch(
+        crops=crops,
+        labels_BPC=patch_labels([e.scene for e in examples], config.vision.grid_side),
+        tasks=pack(rows, prefix_len=config.text.prefix_attn, language=language),
+    )
 
 
-def losses(model: Moondream, crops: list[Crops], batch: Pack, blur: float) -> dict[str, Tensor]:
+def losses(model: Moondream, image_BPD: Tensor, batch: Pack, blur: float) -> dict[str, Tensor]:
     """Mean loss of each kind of draw."""
-    image_BPD = model.vision.encode_images(crops)
     embeds_BTD = model.embed_tokens(batch.ids_BT)
     num_image_tokens = image_BPD.shape[1]
     embeds_BTD = torch.cat(
@@ -166,38 +192,62 @@ def make_language(config: MoondreamConfig) -> Language:
     )
 
 
-def train(run: Path, *, seed: int, steps: int, threads: int, minutes: float | None) -> None:
+def step_losses(
+    model: Moondream, heads: PatchHeads, batch: Batch, progress: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a step and its parts."""
+    image_BPD = model.vision.encode_images(batch.crops)
+    parts = {"patches": heads.loss(image_BPD, batch.labels_BPC)}
+    if batch.tasks is None:
+        return parts["patches"], parts
+    parts |= losses(model, image_BPD, batch.tasks, blur_bins(progress))
+    loss = PATCH_WEIGHT * parts["patches"] + parts["text"] + parts["choice"]
+    return loss + BIN_WEIGHT * (parts["coord"] + parts["size"]), parts
+
+
+def train(
+    run: Path, *, seed: int, vision_steps: int, steps: int, threads: int, minutes: float | None
+) -> None:
+    """Run both phases, from the start or from the saved state."""
     torch.set_num_threads(threads)
     run.mkdir(parents=True, exist_ok=True)
     config = tiny_config()
     language = make_language(config)
     model = Moondream.from_scratch(config, seed=seed).train()
     start_smooth(model, seed=seed)
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
+    heads = PatchHeads(config.text.dim)
+    everything = [*model.parameters(), *heads.parameters()]
+    groups = [
+        {"params": [p for p in everything if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in everything if p.ndim < 2], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.98), foreach=True)
     state_file, log_file = run / "state.bin", run / "log.jsonl"
     step, seconds = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
+        heads.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds = state["step"], state["seconds"]
     average: dict[str, float] = {}
     started = time.monotonic()
+    last = vision_steps + steps
     with log_file.open("a") as log:
-        while step < steps:
+        while step < last:
+            is_seeing = step < vision_steps
+            of_phase = step if is_seeing else step - vision_steps
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps)
-            crops, batch = make_batch(seed, step, steps, config, language)
-            parts = losses(model, crops, batch, blur_bins(step, steps))
-            loss = parts["text"] + parts["choice"]
-            bins = parts["coord"] + SIZE_WEIGHT * parts["size"]
-            loss = loss + spatial_weight(step, steps) * bins
+                group["lr"] = learning_rate(of_phase, vision_steps if is_seeing else steps)
+            batch = (
+                make_vision_batch(seed, step, config)
+                if is_seeing
+                else make_batch(seed, of_phase, steps, config, language)
+            )
+            loss, parts = step_losses(model, heads, batch, of_phase / max(1, steps))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(everything, 1.0)
             if torch.isfinite(norm):
                 optimizer.step()
             step += 1
@@ -210,9 +260,10 @@ def train(run: Path, *, seed: int, steps: int, threads: int, minutes: float | No
                 line |= {name: round(value, 4) for name, value in average.items()}
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-            if step % STEPS_BETWEEN_SAVES == 0 or step == steps or is_over:
+            if step % STEPS_BETWEEN_SAVES == 0 or step == last or is_over:
                 state = {
                     "model": model.state_dict(),
+                    "heads": heads.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": step,
                     "seconds": seconds + time.monotonic() - started,
@@ -238,7 +289,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--vision-steps", type=int, default=800, help="of the first phase")
+    parser.add_argument("--steps", type=int, default=4000, help="of the second phase")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="stop after this time, resumable")
     parser.add_argument("--export", type=Path, help="write the checkpoint here and end")
@@ -249,6 +301,7 @@ def main() -> None:
         train(
             arguments.run,
             seed=arguments.seed,
+            vision_steps=arguments.vision_steps,
             steps=arguments.steps,
             threads=arguments.threads,
             minutes=arguments.minutes,
