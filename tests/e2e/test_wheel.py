@@ -1,4 +1,4 @@
-"""The built wheel holds everything that `moontune demo` and `serve` need, away from the checkout."""
+"""The built wheel holds everything that `moontune demo` needs, away from the checkout."""
 
 from __future__ import annotations
 

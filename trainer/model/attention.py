@@ -31,8 +31,8 @@ class Placement:
 
     cos: torch.Tensor
     sin: torch.Tensor
-    log_position_BT: torch.Tensor  # noqa: N815 (shape suffix)
-    mask_B1TS: torch.Tensor | None  # noqa: N815 (shape suffix)
+    log_position_BT: torch.Tensor
+    mask_B1TS: torch.Tensor | None
     is_causal: bool
 
 
