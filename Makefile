@@ -1,7 +1,7 @@
 # `make` alone prints the commands.
 
 PYTHON ?= python3
-# Which build of torch: cpu (about 200 MB) or cuda (about 3 GB); chosen by whether there is a GPU.
+# Which build of torch: cpu (190 MB) or cuda (gigabytes); chosen by whether there is a GPU.
 TORCH ?= $(if $(shell command -v nvidia-smi 2>/dev/null),cuda,cpu)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Where `make serve` keeps its data, and what it loads.
