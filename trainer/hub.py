@@ -50,5 +50,5 @@ def find_model(model: str) -> ModelFiles:
             ),
         )
     except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise LoadError(f"{model} could not be fetched from the hub: {reason}") from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from contract.engine import ModelInfo
 from trainer.model.checkpoint import load_model
@@ -15,6 +17,7 @@ from trainer.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from trainer.skills import SKILLS, TUNABLE_SKILLS
 from trainer.skills.base import Language
 
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -33,14 +36,18 @@ def choose_device(device: str) -> torch.device:
     """`auto` takes the GPU if there is one.
 
     Raises:
-        LoadError: `cuda` was asked for and there is none.
+        LoadError: It is no device that we know, or one that is not there.
     """
-    has_cuda = torch.cuda.is_available()
+    num_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        device = "cuda" if has_cuda else "cpu"
-    if device.startswith("cuda") and not has_cuda:
-        raise LoadError("--device cuda was asked for, but torch sees no CUDA device.")
-    return torch.device(device)
+        device = "cuda" if num_cuda else "cpu"
+    if not _DEVICE.fullmatch(device):
+        raise LoadError(f"--device {device} is not one of auto, cpu, cuda and cuda:N.")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= num_cuda:
+        sees = f"sees {num_cuda} of them, numbered from 0" if num_cuda else "sees no CUDA device"
+        raise LoadError(f"--device {device} was asked for, but torch {sees}.")
+    return chosen
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -77,6 +84,10 @@ def load(
     chosen_dtype = choose_dtype(dtype, chosen_device)
     try:
         model = load_model(directory, device=str(chosen_device), dtype=chosen_dtype)
+    except SafetensorError as error:
+        raise LoadError(
+            f"The weights in {directory} cannot be read ({error}); fetch them again."
+        ) from error
     except ValueError as error:
         raise LoadError(str(error)) from error
     model.eval().requires_grad_(False)

@@ -44,10 +44,16 @@ def test_what_is_neither_is_refused_by_name() -> None:
         hub.find_model("/no/such/folder")
 
 
-def test_a_hub_that_cannot_be_reached_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError("no route\nto the hub"), "no route"), (TimeoutError(), "TimeoutError")],
+)
+def test_a_hub_that_cannot_be_reached_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
+) -> None:
     def refuse(*_: object, **__: object) -> str:
-        raise OSError("no route\nto the hub")
+        raise error
 
     monkeypatch.setattr(hub, "snapshot_download", refuse)
-    with pytest.raises(LoadError, match=r"some/model could not be fetched from the hub: no route$"):
+    with pytest.raises(LoadError, match=f"some/model could not be fetched from the hub: {reason}$"):
         hub.find_model("some/model")

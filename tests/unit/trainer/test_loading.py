@@ -1,0 +1,49 @@
+"""Loading a model: devices and files that are not there are refused in one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.loading import LoadError, choose_device, load
+
+ORACLE = Path(__file__).parents[2] / "reference" / "oracle" / "moondream3"
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:", "cuda:-1", "cpu:0", "meta", "CUDA"])
+def test_words_that_are_no_device_are_refused_with_those_that_are(device: str) -> None:
+    with pytest.raises(LoadError, match="auto, cpu, cuda and cuda:N"):
+        choose_device(device)
+
+
+def test_a_device_beyond_those_of_the_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    assert choose_device("auto") == torch.device("cuda")
+    with pytest.raises(LoadError, match="cuda:2 was asked for, but torch sees 2 of them"):
+        choose_device("cuda:2")
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(LoadError, match="torch sees no CUDA device"):
+        choose_device("cuda")
+
+
+def test_a_directory_without_a_model_is_refused_with_what_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"holds no config\.json; --model wants"):
+        load(tmp_path, name="x", device="cpu", dtype="auto")
+
+
+def test_a_download_that_broke_off_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        shutil.copy(ORACLE / name, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(LoadError, match=r"cannot be read .*; fetch them again"):
+        load(tmp_path, name="x", device="cpu", dtype="auto")
