@@ -64,7 +64,13 @@ class TrainerEngine:
         """
         adapter = self._bank.adapter(command.adapter)
         sampled = self._sample(
-            adapter, command.request, command.settings, images, command.num_rollouts, command.seed
+            adapter,
+            command.request,
+            command.settings,
+            images,
+            command.num_rollouts,
+            command.seed,
+            loc=("request",),
         )
         rollouts = tuple(
             make_rollout(
@@ -146,7 +152,9 @@ class TrainerEngine:
             RequestRefused: The prompt leaves no room for an answer.
         """
         adapter = None if command.adapter is None else self._bank.adapter(command.adapter)
-        sampled = self._sample(adapter, command.request, command.settings, images, 1, command.seed)
+        sampled = self._sample(
+            adapter, command.request, command.settings, images, 1, command.seed, loc=()
+        )
         trace = sampled.traces[0]
         request = command.request
         wire = to_wire(trace.actions, is_reasoning=is_reasoning(request), language=self._language)
@@ -172,7 +180,10 @@ class TrainerEngine:
         images: Sequence[Pixels],
         num_rollouts: int,
         seed: int,
+        *,
+        loc: tuple[str, ...],
     ) -> Sampled:
+        """Sample answers to one request; `loc` is where its fields stand in the caller's body."""
         skill = SKILLS[Skill(request.skill)]
         digest = None if request.image is None else images[request.image].digest
         row = Row(image=digest, prompt=skill.prompt(request, self._language))
@@ -182,7 +193,7 @@ class TrainerEngine:
             raise RequestRefused(
                 f"The prompt leaves {room} of {config.text.max_context} positions for an answer; "
                 "shorten the question.",
-                loc=("request", "object" if hasattr(request, "object") else "question"),
+                loc=(*loc, "object" if hasattr(request, "object") else "question"),
             )
         return sample(
             self._model,

@@ -159,6 +159,9 @@ def test_a_prompt_that_leaves_no_room_is_refused_by_field(request_, field, engin
     with pytest.raises(RequestRefused, match="128 positions") as refused:
         make(engine, long)
     assert refused.value.loc == ("request", field)
+    with pytest.raises(RequestRefused) as refused:
+        engine.answer(Answer(adapter=None, request=long, settings=GREEDY, seed=1), pictures())
+    assert refused.value.loc == (field,), "the bodies of inference have no `request` around them"
 
 
 def test_warming_up_needs_nothing(engine):
