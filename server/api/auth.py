@@ -41,7 +41,8 @@ def check_host(request: Request, config: ServerConfig) -> None:
     if not config.is_open:
         return
     host = _host_name(request.headers.get("host", ""))
-    if host == "localhost" or host in (config.host, *config.allowed_hosts):
+    names = ("localhost", config.host, *config.allowed_hosts)
+    if host in (name.lower() for name in names):
         return
     if is_loopback_host(config.host) and host in _LOOPBACK_NAMES:
         return
@@ -64,7 +65,7 @@ def _sent_key(request: Request) -> str:
 def _host_name(host: str) -> str:
     """`[::1]:2021` -> `::1`, `localhost:2021` -> `localhost`."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
 
 

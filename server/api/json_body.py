@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from server.api.schemas.fields import Body
 from server.api.schemas.skills import UNION_TAG
@@ -37,6 +37,7 @@ MAX_LARGE_BODIES_AT_ONCE = 2
 MAX_IGNORED_FIELDS = 20
 _MAX_NAME_LENGTH = 64
 _MAX_FAULTS = 20
+_MAX_LOC_LENGTH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ def _faults(value: Any, loc: Loc, may_have_nul: bool) -> Iterator[FieldFault]:
             if may_have_nul and "\0" in key:
                 yield FieldFault(loc=loc, type="nul", message="A name holds the character NUL")
             if isinstance(item, (dict, list, float, str)):
-                yield from _faults(item, (*loc, key), may_have_nul)
+                yield from _faults(item, (*loc, _short(key)), may_have_nul)
     elif isinstance(value, list):
         for index, item in enumerate(cast("list[Any]", value)):
             if isinstance(item, (dict, list, float, str)):
@@ -137,9 +138,9 @@ def validation_failed(error: ValidationError) -> ValidationFailedError:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     faults = [
         FieldFault(
-            loc=("body", *(part for part in item["loc"] if not _is_union_tag(part))),
+            loc=("body", *(_short(part) for part in item["loc"] if not _is_union_tag(part))),
             type=item["type"],
-            message=item["msg"].removeprefix("Value error, "),
+            message=_sentence(item),
         )
         for item in details[:_MAX_FAULTS]
     ]
@@ -148,6 +149,18 @@ def validation_failed(error: ValidationError) -> ValidationFailedError:
     message = f"{where}: {first.message}" if where else first.message
     kind = UnknownSkillError if first.type == "unknown_skill" else ValidationFailedError
     return kind(f"{message[:280]}.", faults=faults)
+
+
+def _sentence(item: ErrorDetails) -> str:
+    """What is wrong; of an object's class, whose name pydantic would tell, callers know nothing."""
+    if item["type"] == "model_type":
+        return "Should be an object"
+    return item["msg"].removeprefix("Value error, ")
+
+
+def _short(part: str | int) -> str | int:
+    """Part of a location; names come from the caller and may have megabytes."""
+    return part[:_MAX_LOC_LENGTH] if isinstance(part, str) else part
 
 
 def _is_union_tag(part: str | int) -> bool:

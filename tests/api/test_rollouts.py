@@ -233,6 +233,14 @@ async def test_pictures_that_cannot_be_used(
     assert locs(answer) == [("body", "request", "image_url")]
 
 
+async def test_an_empty_picture_of_a_query_is_a_mistake_and_not_no_picture(
+    service: Service,
+) -> None:
+    answer = await refused(service, "query", image_url="")
+    refusal(answer, 422, "image_url_scheme")
+    assert locs(answer) == [("body", "request", "image_url")]
+
+
 async def test_pictures_that_are_too_large(serve: Serve) -> None:
     async with serve(max_image_pixels=10) as service:
         answer = await refused(service)
@@ -258,6 +266,8 @@ async def test_ground_truth_reaches_the_engine_clamped(service: Service) -> None
         ("query", {"answer": "x"}, ()),
         ("query", {}, ()),
         ("query", {"boxes": []}, ()),
+        ("query", "rock", ()),
+        ("query", ["rock"], ()),
         ("point", {}, ()),
         ("point", {"points": None, "boxes": None}, ()),
         ("detect", {"points": []}, ()),
@@ -278,6 +288,9 @@ async def test_ground_truth_that_does_not_fit_is_refused(
     answer = await service.roll(await service.create(), skill, ground_truth=truth)
     refusal(answer, 422, "validation_error")
     assert locs(answer)[0] == ("body", "ground_truth", *loc)
+    assert "Body" not in answer.text, "the names of our classes help nobody"
+    if skill == "query":
+        assert "score the answers of query in your own code" in answer.json()["message"]
 
 
 async def test_512_entries_of_ground_truth_are_allowed(service: Service) -> None:

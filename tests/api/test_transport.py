@@ -105,6 +105,7 @@ def _latin(headers: dict[str, str]) -> dict[bytes, bytes]:
         ("127.0.0.1:2021", True),
         ("[::1]:2021", True),
         ("tuner.lan", True),
+        ("Other.lan:2021", True),
         ("evil.example", False),
         ("localhost.evil.example", False),
         ("10.0.0.1", False),
@@ -112,7 +113,7 @@ def _latin(headers: dict[str, str]) -> dict[bytes, bytes]:
     ],
 )
 async def test_in_open_mode_the_host_must_be_ours(serve: Serve, host: str, allowed: bool) -> None:
-    async with serve(allowed_hosts=("tuner.lan",)) as service:
+    async with serve(allowed_hosts=("tuner.lan", "Other.LAN")) as service:
         answer = await service.http.get(FINETUNES, headers={"Host": host})
         if allowed:
             assert answer.status_code == 200

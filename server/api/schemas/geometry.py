@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, LiteralString, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -58,6 +58,11 @@ def _spatial_ref(ref: list[float]) -> SpatialRef:
     return clamped
 
 
+QUERY_HAS_NO_TRUTH: LiteralString = (
+    "ground_truth is for point and detect; score the answers of query in your own code and send"
+    " the rewards with the train step"
+)
+
 _MAX = rules.MAX_GROUND_TRUTH_ENTRIES
 
 
@@ -71,12 +76,6 @@ class GroundTruthBody(Body):
         Raises:
             ValidationFailedError: The skill needs something else.
         """
-        if skill is Skill.QUERY:
-            raise ValidationFailedError(
-                "ground_truth is for point and detect; score the answers of query in your own"
-                " code and send the rewards with the train step.",
-                loc=loc,
-            )
         if skill is Skill.POINT and self.points is not None:
             return GroundTruth(points=tuple(point.to_contract() for point in self.points))
         if self.boxes is not None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StrictStr
+from pydantic import Field, StrictStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from contract.skills import Skill
 from server.api.schemas.fields import Body, Integer
-from server.api.schemas.geometry import GroundTruthBody
-from server.api.schemas.skills import SkillRequestBody, settings_for, tunable_request
+from server.api.schemas.geometry import QUERY_HAS_NO_TRUTH, GroundTruthBody
+from server.api.schemas.skills import (
+    QueryBody,
+    SkillRequestBody,
+    settings_for,
+    tunable_request,
+)
 from server.domain import rules
 from server.domain.sampling import Purpose
 from server.services.images import ImageUrls
@@ -21,6 +27,14 @@ class RolloutsBody(Body):
     num_rollouts: Annotated[Integer, Field(ge=1, le=rules.MAX_ROLLOUTS)] | None = None
     request: SkillRequestBody
     ground_truth: GroundTruthBody | None = None
+
+    @field_validator("ground_truth", mode="before")
+    @classmethod
+    def _refuse_truth_of_query(cls, truth: Any, info: ValidationInfo) -> Any:
+        """Whatever shape it has: scripts send the right answer as a text."""
+        if truth is not None and isinstance(info.data.get("request"), QueryBody):
+            raise PydanticCustomError("value_error", QUERY_HAS_NO_TRUTH)
+        return truth
 
     @property
     def effective_num_rollouts(self) -> int:

@@ -92,10 +92,12 @@ class QueryFields(Body):
             raise ValidationFailedError(
                 "spatial_refs point into an image; send image_url too.", loc=(*loc, "spatial_refs")
             )
-        image = self.image_url and images.add(self.image_url, (*loc, "image_url"))
+        image = None
+        if self.image_url is not None:  # an empty one is a mistake, which the decoder names
+            image = images.add(self.image_url, (*loc, "image_url"))
         return QueryRequest(
             question=self.question,
-            image=image if isinstance(image, int) else None,
+            image=image,
             reasoning=bool(self.reasoning),
             spatial_refs=spatial_refs(self.spatial_refs),
         )
