@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
@@ -45,6 +45,8 @@ class RequestContext:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self._app(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:  # in the middle of its body: nobody is there to be answered
+            state["refusal_code"] = "caller_left"
         except Exception as error:  # the one place that answers for whatever nobody foresaw
             if exchange.status is not None:
                 raise

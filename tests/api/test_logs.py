@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -39,3 +41,33 @@ async def test_health_checks_are_not_logged(serve: Serve) -> None:
             await service.get("/healthz")
             await service.get("/readyz")
     assert lines == []
+
+
+async def test_a_caller_who_leaves_during_the_upload_is_no_crash(serve: Serve) -> None:
+    incoming = [
+        {"type": "http.request", "body": b'{"name"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/tuning/finetunes",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    async with serve() as service:
+        with capture_logs() as lines:
+            await service.app(scope, receive, send)
+    assert sent == []
+    assert [(line["event"], line["status"], line["code"]) for line in lines] == [
+        ("request", None, "caller_left")
+    ]
