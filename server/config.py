@@ -18,7 +18,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 ENV_PREFIX = "MOONTUNE_"
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
-_NOT_OPTIONS = frozenset({"MOONTUNE_FAULT"})  # read by the fault points, not by this class
 
 
 def _split_commas(value: Any) -> Any:
@@ -36,7 +35,9 @@ class ServerConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     # --- model
-    model: str = Field("tiny", description="Model to load: `tiny` or the folder of a checkpoint.")
+    model: str = Field(
+        "tiny", description="Model to load: `tiny`, a checkpoint's folder or hub repository."
+    )
     device: str = Field("auto", description="Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field("auto", description="Of the weights: `auto`, `float32` or `bfloat16`.")
     seed: int | None = Field(
@@ -168,7 +169,7 @@ def refuse_unknown_names(environment: Mapping[str, str] | None = None) -> None:
     Raises:
         ValueError: Naming each, with the closest option.
     """
-    known = {ENV_PREFIX + name.upper() for name in ServerConfig.model_fields} | _NOT_OPTIONS
+    known = {ENV_PREFIX + name.upper() for name in ServerConfig.model_fields}
     names = os.environ if environment is None else environment
     complaints: list[str] = []
     for name in sorted(names):
