@@ -68,6 +68,8 @@ class Inference:
             images = await decode_images(self._decoder, order.images)
             await place.turn(within=self._queue_seconds, unless=caller_left)
             model = await self._handover.loaded_model()
+            if saved is None and not self._is_base(order.model):
+                raise _no_such_model()
             require_skill(model.skills, order.request.skill, model)
             async with self._state(account_id, saved, model) as state:
                 command = Answer(
@@ -81,24 +83,26 @@ class Inference:
                 )
 
     async def _resolve(self, account_id: str, name: str | None) -> CheckpointName | None:
-        """Return the checkpoint that a model string names, None for the base model."""
-        if name is None:
-            return None
-        if name.removeprefix(_VENDOR_PREFIX) in self._base_names():
+        """Return the checkpoint that a model string names, None for the base model.
+
+        While the first model loads, any other name may be its own; None then, too.
+        """
+        if name is None or self._is_base(name):
             return None
         saved = CheckpointName.parse(name)
         if saved is None:
-            raise ModelNotFoundError(
-                "There is no such model. Leave the field out for the base model, or name a saved"
-                " checkpoint as {base}/{finetune_id}@{step}.",
-                loc=("body", "model"),
-            )
+            if self._engine.status().model is None:
+                return None
+            raise _no_such_model()
         await self._adapters.require_saved(account_id, saved.finetune_id, saved.step)
         return saved
 
-    def _base_names(self) -> frozenset[str]:
+    def _is_base(self, name: str | None) -> bool:
+        if name is None:
+            return True
         model = self._engine.status().model
-        return self._base_aliases if model is None else self._base_aliases | {model.name}
+        bare = name.removeprefix(_VENDOR_PREFIX)
+        return bare in self._base_aliases or (model is not None and bare == model.name)
 
     @asynccontextmanager
     async def _state(
@@ -115,3 +119,11 @@ class Inference:
         content = [to_plain(order.request), digests, to_plain(order.settings)]
         ordinal, step = (0, 0) if state is None else (state.ordinal, state.adapter.step)
         return self._seeds.call_seed("answer", ordinal, step, content)
+
+
+def _no_such_model() -> ModelNotFoundError:
+    return ModelNotFoundError(
+        "There is no such model. Leave the field out for the base model, or name a saved"
+        " checkpoint as {base}/{finetune_id}@{step}.",
+        loc=("body", "model"),
+    )

@@ -46,6 +46,18 @@ async def test_calls_hold_while_the_model_loads(serve: Serve) -> None:
             assert (await call).status_code == 200
 
 
+async def test_the_models_own_name_is_known_to_calls_that_came_before_it(serve: Serve) -> None:
+    engine = FakeEngine()
+    engine.state = "starting"
+    async with serve(engine) as service:
+        own = start(service.post("/v1/query", {"question": "?", "model": engine.model.name}))
+        other = start(service.post("/v1/query", {"question": "?", "model": "gpt"}))
+        await until(lambda: service.dispatcher.num_waiting == 2)
+        engine.state = "ready"
+        assert (await own).status_code == 200
+        refusal(await other, 404, "model_not_found")
+
+
 @pytest.mark.parametrize(
     ("state", "code"), [("starting", "starting"), ("unavailable", "worker_unavailable")]
 )
