@@ -53,7 +53,8 @@ def test_the_wheel_brings_model_migrations_and_quickstart(unpacked: Path, tmp_pa
 
 
 def test_the_demo_runs_from_the_wheel_in_an_empty_folder(unpacked: Path, tmp_path: Path) -> None:
-    ended = run_in(tmp_path, unpacked, "-m", "server.cli", "demo", "--steps", "2")
+    moontune = "from server.cli import main; main()"  # what the console script runs
+    ended = run_in(tmp_path, unpacked, "-c", moontune, "demo", "--steps", "2")
     assert "step   2/2" in ended.stdout, ended.stderr
     assert "moondream3-preview/" in ended.stdout
     assert (tmp_path / "quickstart.png").is_file()
