@@ -260,6 +260,30 @@ async def test_the_mode_may_be_absent(service: Service, group: Any, kind: type) 
     assert isinstance((await command_for(service, groups=[group])).groups[0], kind)
 
 
+@pytest.mark.parametrize(
+    ("spans", "status"),
+    [
+        ([(0, 2), (2, 5)], 200),
+        ([(3, 5), (0, 0), (0, 2)], 200),
+        ([(5, 2)], 422),
+        ([(0, 5), (2, 8)], 422),
+        ([(2, 8), (2, 8)], 422),
+    ],
+)
+async def test_groundings_neither_overlap_nor_run_backwards(
+    service: Service, spans: list[tuple[int, int]], status: int
+) -> None:
+    grounding = [{"start_idx": a, "end_idx": b, "points": [[0.5, 0.5]]} for a, b in spans]
+    group = make_sft_group(
+        request=make_request("query", reasoning=True),
+        target={"answer": "1", "reasoning": {"text": "a red circle", "grounding": grounding}},
+    )
+    answer = await service.train(await service.create(), groups=[group])
+    assert answer.status_code == status, answer.text
+    if status == 422:
+        assert locs(answer)[0] == ("body", "groups", 0, "target", "reasoning")
+
+
 async def test_several_targets_are_examples_of_one_group(service: Service) -> None:
     group = make_sft_group(target=None, targets=[{"answer": "a"}, {"answer": ""}])
     command = await command_for(service, groups=[group])

@@ -91,7 +91,7 @@ def _thought(reasoning: Reasoning, language: Language) -> tuple[list[int], list[
     tokens: list[int] = []
     coords: list[int] = []
     position = 0
-    for span in sorted(reasoning.grounding, key=lambda span: span.start_idx):
+    for span in sorted(reasoning.grounding, key=lambda span: (span.start_idx, span.end_idx)):
         tokens += encode(reasoning.text[position : span.start_idx])
         tokens.append(ids.start_ground_points_id)
         tokens += encode(reasoning.text[span.start_idx : span.end_idx])

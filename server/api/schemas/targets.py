@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Discriminator, Field, StrictStr, Tag
+from pydantic import Discriminator, Field, StrictStr, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from contract.skills import (
     DetectRequest,
@@ -32,6 +33,20 @@ class GroundingBody(Body):
 class ReasoningBody(Body):
     text: StrictStr
     grounding: list[GroundingBody] | None = None
+
+    @model_validator(mode="after")
+    def _check_spans(self) -> Self:
+        """Spans that run backwards or overlap would have words learned twice."""
+        position = 0
+        for span in sorted(self.grounding or (), key=lambda span: (span.start_idx, span.end_idx)):
+            if not position <= span.start_idx <= span.end_idx:
+                raise PydanticCustomError(
+                    "grounding",
+                    "Each grounding needs start_idx <= end_idx, and no two may overlap;"
+                    " put all points of a phrase into one",
+                )
+            position = span.end_idx
+        return self
 
     def to_contract(self) -> Reasoning:
         return Reasoning(
