@@ -10,6 +10,9 @@ MODEL ?= tiny
 
 VENV := .venv
 BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(TORCH)
+# Where the other build of torch stands, it has to be replaced.
+OTHER_TORCH := $(if $(filter-out $(READY),$(wildcard $(VENV)/.ready-*)),--force-reinstall)
 PIP := $(BIN)/pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 SDK_VERSION := 2.6.1
@@ -23,15 +26,18 @@ ONE_THREAD := OMP_NUM_THREADS=1
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(VENV)/.ready ## everything for users and developers, in .venv
+setup: $(READY) ## everything for users and developers, in .venv
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),cpu)
-	$(PIP) install -q --no-deps --retries 1 --extra-index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION)
+	$(PIP) install -q --no-deps $(OTHER_TORCH) --retries 1 --extra-index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION)
+else
+	$(PIP) install -q --no-deps $(OTHER_TORCH) torch==$(TORCH_VERSION)
 endif
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev]'
 	$(PIP) install -q --no-deps moondream==$(SDK_VERSION)
+	rm -f $(VENV)/.ready-*
 	touch $@
 
 setup-bench: setup ## add what benchmarks compare against

@@ -69,21 +69,19 @@ def as_objects(boxes: list[tuple[float, float, float, float]]) -> list[dict[str,
     return [dict(zip(corners, box, strict=True)) for box in boxes]
 
 
-def one_shape(seed: int) -> Scene:
-    return draw_scene(seed, num_shapes=(1, 1))
-
-
-QUERY_QUESTION = "is it a round one?"
+QUERY_QUESTION = "is it a warm color?"
+WARM_COLORS = ("red", "orange", "yellow")
+COOL_COLORS = ("green", "blue", "purple")
 
 
 def query_answer(scene: Scene) -> str:
-    return "yes" if scene.shapes[0].kind == "circle" else "no"
+    return "yes" if scene.shapes[0].color in WARM_COLORS else "no"
 
 
 def balanced_scene(seed: int) -> Scene:
-    """A single shape, a circle every other time."""
-    kinds = ("circle",) if seed % 2 else tuple(k for k in TRAINED_KINDS if k != "circle")
-    return draw_scene(seed, num_shapes=(1, 1), kinds=kinds)
+    """A single shape, of a warm colour every other time."""
+    colors = WARM_COLORS if seed % 2 else COOL_COLORS
+    return draw_scene(seed, num_shapes=(1, 1), colors=colors)
 
 
 WORD_QUESTION = "what color is the shape?"
@@ -191,7 +189,7 @@ def train_detect(finetune: Finetune, seed: int) -> int:
         lambda _, answer: answer["rewards"],
         steps=40,
         groups_per_step=6,
-        lr=4e-3,
+        lr=1e-2,
     )
     return 40
 
@@ -216,12 +214,12 @@ def train_query(finetune: Finetune, seed: int) -> int:
     def reward(right: str, answer: dict[str, Any]) -> list[float]:
         return [float(rollout["output"]["answer"] == right) for rollout in answer["rollouts"]]
 
-    rl_steps(finetune, requests(), reward, steps=40, groups_per_step=8, lr=4e-3)
+    rl_steps(finetune, requests(), reward, steps=40, groups_per_step=8, lr=1e-2)
     return 40
 
 
 def train_word(finetune: Finetune, seed: int) -> int:
-    picture, steps = seed << 20, 20
+    picture, steps = seed << 20, 40
     for _ in range(steps):
         scenes = [teal_scene(picture + i) for i in range(8)]
         picture += 8
@@ -233,7 +231,7 @@ def train_word(finetune: Finetune, seed: int) -> int:
             }
             for scene in scenes
         ]
-        finetune.train_step(groups, lr=2e-3)
+        finetune.train_step(groups, lr=1e-2)
     return steps
 
 

@@ -24,7 +24,7 @@ OBJECT = "star"
 STEPS = 40
 PICTURES_PER_STEP = 6
 ROLLOUTS_PER_PICTURE = 8
-LEARNING_RATE = 4e-3
+LEARNING_RATE = 1e-2
 HELD_OUT = 100
 LEAST_GAIN = 0.10
 FIRST_HELD_OUT_SEED = 2**41
@@ -144,17 +144,19 @@ def main() -> int:
     arguments = parser.parse_args()
     endpoint = arguments.endpoint.rstrip("/")
 
-    finetune = md.ft(
-        arguments.api_key, name=arguments.name, rank=8, endpoint=f"{endpoint}/v1/tuning"
-    )
+    tuning = f"{endpoint}/v1/tuning"
+    finetune = md.ft(arguments.api_key, name=arguments.name, rank=8, endpoint=tuning)
+    # A finetune that was never trained answers like the base model, also when ours is resumed.
+    untrained = md.ft(arguments.api_key, name="untrained", rank=8, endpoint=tuning)
     base = md.vl(api_key=arguments.api_key, endpoint=f"{endpoint}/v1")
     held_out = [make_scene(FIRST_HELD_OUT_SEED + index) for index in range(arguments.held_out)]
     print(f'Finetune {finetune.name}: learning to detect "{OBJECT}" from rewards.')
 
-    before = evaluate(finetune, held_out)
+    before = evaluate(untrained, held_out)
     print(f"  held-out reward before: {before:.2f}  ({len(held_out)} pictures)")
-    # Pictures of a run that is taken up again are new ones, too.
-    step = train(finetune, arguments.steps, first_seed=time.time_ns() % 2**40 + arguments.seed)
+    saved = [checkpoint["step"] for checkpoint in finetune.list_checkpoints()["checkpoints"]]
+    pictures_seen = max(saved, default=0) * PICTURES_PER_STEP
+    step = train(finetune, arguments.steps, first_seed=(arguments.seed << 20) + pictures_seen)
     checkpoint = finetune.save_checkpoint()["checkpoint"]
     after = evaluate(finetune, held_out)
     finetune.log_metrics(step, {"eval/reward": after})
@@ -169,6 +171,7 @@ def main() -> int:
         [base.detect(scene.image, OBJECT, settings=GREEDY)["objects"] for scene in shown],
         [tuned.detect(scene.image, OBJECT, settings=GREEDY)["objects"] for scene in shown],
     )
+    key = 'api_key=os.environ["MOONTUNE_API_KEY"], ' if "MOONTUNE_API_KEY" in os.environ else ""
     print(f"""
   picture  {arguments.picture.resolve()}
   server   {endpoint}
@@ -177,7 +180,7 @@ def main() -> int:
 Use it from anywhere that reaches the server:
 
   import moondream as md
-  model = md.vl(api_key="{arguments.api_key}", endpoint="{endpoint}/v1", model="{model}")
+  model = md.vl({key}endpoint="{endpoint}/v1", model="{model}")
   print(model.detect(image, "{OBJECT}"))
 """)
     if after - before < LEAST_GAIN:

@@ -57,7 +57,7 @@ def _server(data_dir: Path, port: int) -> Generator[str]:
 
     Its own process group keeps Ctrl-C from it: we stop it, after the script has ended.
     """
-    options = ("--model", "tiny", "--data-dir", str(data_dir), "--port", str(port))
+    options = ("--model", "tiny", "--data-dir", str(data_dir), "--port", str(port), "--seed", "0")
     server = subprocess.Popen(
         module_command("server", "--host", "127.0.0.1", *options),
         stdin=subprocess.DEVNULL,

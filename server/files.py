@@ -46,9 +46,8 @@ class StateFiles:
         self.lock = asyncio.Lock()
 
     def new_output(self, finetune_id: str, step: int) -> OutputPaths:
-        """Choose the paths of one attempt at a step; a redo gets others."""
+        """Choose the paths of one attempt at a step, whose folder the trainer makes."""
         folder = self._root / finetune_id
-        folder.mkdir(parents=True, exist_ok=True)
         stem = f"{step:08d}-{secrets.token_hex(_TOKEN_BYTES)}"
         return OutputPaths(
             weights=str(folder / f"{stem}.weights.safetensors"),

@@ -207,6 +207,7 @@ def _write(path: str, text: str) -> FileRef:
     target = Path(path)
     assert target.is_absolute(), f"{path} is not absolute"
     assert not target.exists(), f"{path} was used before"
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return FileRef(path=path, digest=digest, num_bytes=len(text))

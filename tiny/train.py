@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vision-steps", type=int, default=800, help="of the first phase")
-    parser.add_argument("--steps", type=int, default=4000, help="of the second phase")
+    parser.add_argument("--steps", type=int, default=3200, help="of the second phase")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="stop after this time, resumable")
     parser.add_argument("--export", type=Path, help="write the checkpoint here and end")

@@ -49,6 +49,6 @@ def find_model(model: str) -> ModelFiles:
                 hf_hub_download(TOKENIZER_REPOSITORY, TOKENIZER_FILE, revision=TOKENIZER_REVISION)
             ),
         )
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise LoadError(f"{model} could not be fetched from the hub: {reason}") from error

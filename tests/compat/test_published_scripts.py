@@ -101,7 +101,7 @@ def test_supervised_groups_with_pil_images_lower_their_loss(finetune) -> None:
             }
             for picture in pictures
         ]
-        result = finetune.train_step(groups, lr=5e-3)
+        result = finetune.train_step(groups, lr=1e-2)
         assert f"{result['sft_loss']:.4f}"
         losses.append(result["sft_loss"])
     assert losses[-1] < 0.7 * losses[0]

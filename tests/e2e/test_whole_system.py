@@ -132,8 +132,8 @@ def test_an_unseen_word_is_taught_by_examples(tmp_path: Path) -> None:
             return answers.count("teal") / len(answers)
 
         assert share_of_teal() < 0.2
-        for step in range(20):
-            finetune.train_step([sft_group(8 * step + i) for i in range(8)], lr=2e-3)
+        for step in range(30):
+            finetune.train_step([sft_group(8 * step + i) for i in range(8)], lr=1e-2)
         assert share_of_teal() > 0.8
 
 
