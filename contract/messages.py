@@ -30,6 +30,9 @@ from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFu
 from contract.framing import Message
 from contract.skills import Pixels
 
+EXIT_REFUSED = 2
+"""The worker's exit status for "this cannot work as configured"; its last line says why."""
+
 COMMANDS: dict[str, type[Any]] = {
     "make_rollouts": MakeRollouts,
     "train_step": TrainStep,

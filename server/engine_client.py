@@ -25,11 +25,12 @@ from contract.engine import (
     TrainStep,
 )
 from contract.errors import WorkerUnavailable
+from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels
 from server.dialogue import Dialogue, NotHandedOverError
 from server.domain.engine_status import EngineStatus
 from server.restarts import RestartSchedule
-from server.worker_process import EXIT_REFUSED, WorkerEnd, WorkerLaunch, WorkerProcess
+from server.worker_process import WorkerEnd, WorkerLaunch, WorkerProcess
 
 log = structlog.get_logger(__name__)
 

@@ -21,9 +21,6 @@ from typing import BinaryIO
 from server.channel import Channel
 from server.children import module_command, module_environment
 
-EXIT_REFUSED = 2
-"""The worker's exit status for "this cannot work as configured"; its last line says why."""
-
 MAX_LOG_BYTES = 16 << 20
 TAIL_BYTES = 8 << 10
 MAX_LINE_CHARACTERS = 300

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
+from contract.messages import EXIT_REFUSED
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine, warm_up
 from trainer.hub import find_model
 from trainer.loading import LoadError, load
 from trainer.worker import Connection, run_worker
 
-EXIT_REFUSED = 2
 _PR_SET_PDEATHSIG = 1
 
 

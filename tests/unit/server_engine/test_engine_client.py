@@ -14,11 +14,11 @@ import pytest
 from contract.engine import AdapterRef, Answer, MakeRollouts, TrainStep
 from contract.errors import EngineFailed, RequestRefused, StorageFull, WorkerUnavailable
 from contract.groups import SFTGroup, TrainOptions
+from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels, QueryRequest, QueryTarget, Settings
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.restarts import RestartSchedule
-from server.worker_process import EXIT_REFUSED
 
 pytestmark = pytest.mark.anyio
 
