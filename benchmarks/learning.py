@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +306,13 @@ def main() -> int:
                 flush=True,
             )
     if arguments.out is not None:
-        machine = {"platform": platform.platform(), "python": platform.python_version()}
+        machine = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+        }
         report = {"machine": machine, "outcomes": [asdict(outcome) for outcome in outcomes]}
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     return 0 if all(PASSES[outcome.task](outcome) for outcome in outcomes) else 1
