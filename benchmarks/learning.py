@@ -71,7 +71,7 @@ def as_objects(boxes: list[tuple[float, float, float, float]]) -> list[dict[str,
     return [dict(zip(corners, box, strict=True)) for box in boxes]
 
 
-QUERY_QUESTION = "is it a warm color?"
+QUERY_QUESTION = "is it warm?"
 WARM_COLORS = ("red", "orange", "yellow")
 COOL_COLORS = ("green", "blue", "purple")
 
@@ -208,7 +208,7 @@ def train_query(finetune: Finetune, seed: int) -> int:
                     "skill": "query",
                     "image": scene.image,
                     "question": QUERY_QUESTION,
-                    "num_rollouts": ROLLOUTS,
+                    "num_rollouts": 4,
                     "settings": {"temperature": 1.0, "max_tokens": 8},
                 },
             )
@@ -216,8 +216,8 @@ def train_query(finetune: Finetune, seed: int) -> int:
     def reward(right: str, answer: dict[str, Any]) -> list[float]:
         return [float(rollout["output"]["answer"] == right) for rollout in answer["rollouts"]]
 
-    rl_steps(finetune, requests(), reward, steps=40, groups_per_step=8, lr=1e-2)
-    return 40
+    rl_steps(finetune, requests(), reward, steps=60, groups_per_step=16, lr=5e-3)
+    return 60
 
 
 def train_word(finetune: Finetune, seed: int) -> int:
