@@ -33,6 +33,7 @@ from tiny.metrics import bootstrap_interval, matched_ious, mean, same_count
 
 FIRST_HELD_OUT_SEED = 2**41
 ROLLOUTS = 8
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
 THREADS = 4
 
 
@@ -67,8 +68,7 @@ def boxes_of(scene: Scene, kind: str) -> list[tuple[float, float, float, float]]
 
 
 def as_objects(boxes: list[tuple[float, float, float, float]]) -> list[dict[str, float]]:
-    corners = ("x_min", "y_min", "x_max", "y_max")
-    return [dict(zip(corners, box, strict=True)) for box in boxes]
+    return [dict(zip(CORNERS, box, strict=True)) for box in boxes]
 
 
 QUERY_QUESTION = "is it warm?"
@@ -109,7 +109,8 @@ def detect_rewards(finetune: Finetune, scenes: list[Scene]) -> tuple[list[float]
             settings={"temperature": 0.0, "max_objects": 6},
             ground_truth={"boxes": as_objects(truth)},
         )
-        found = [tuple(o.values()) for o in answer["rollouts"][0]["output"]["objects"]]
+        objects = answer["rollouts"][0]["output"]["objects"]
+        found = [tuple(box[corner] for corner in CORNERS) for box in objects]
         return answer["rewards"][0], matched_ious(found, truth), same_count(found, truth)
 
     with ThreadPoolExecutor(THREADS) as pool:

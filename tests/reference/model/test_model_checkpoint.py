@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_moondream import tiny_config
 
+from tests.reference.model.tiny_moondream import tiny_config
 from trainer.model.checkpoint import CheckpointError, load_model, save_model
 from trainer.model.config import Family, MoondreamConfig
 from trainer.model.moondream import Moondream

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_moondream import tiny_config
 from torch.nn import functional
 
+from tests.reference.model.tiny_moondream import tiny_config
 from trainer.model.attention import place
 from trainer.model.config import MoondreamConfig
 from trainer.model.moe import MoeMlp

@@ -118,7 +118,7 @@ def rl(made: RolloutsMade):
 def test_a_refusal_keeps_its_words_code_and_place(caller):
     with pytest.raises(RequestRefused, match="positions") as refused:
         caller.call("answer", replace(ANSWER, request=QueryRequest(question="why " * 200)))
-    assert refused.value.loc == ("request", "question")
+    assert refused.value.loc == ("question",)
     assert refused.value.code == "validation_error"
     caller.call("answer", ANSWER)
 
