@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -60,7 +61,13 @@ class Outcome:
 
 
 def star_scene(seed: int) -> Scene:
-    return draw_scene(seed, kinds=(*TRAINED_KINDS[:3], "star"), colors=TRAINED_COLORS, repeat=0.5)
+    """At least one star in every scene, so that saying nothing never pays."""
+    rng = random.Random(seed)
+    kinds = (*TRAINED_KINDS[:3], "star")
+    while True:
+        scene = draw_scene(rng, kinds=kinds, colors=TRAINED_COLORS, repeat=0.5)
+        if boxes_of(scene, "star"):
+            return scene
 
 
 def boxes_of(scene: Scene, kind: str) -> list[tuple[float, float, float, float]]:
@@ -192,7 +199,7 @@ def train_detect(finetune: Finetune, seed: int) -> int:
         lambda _, answer: answer["rewards"],
         steps=40,
         groups_per_step=6,
-        lr=1e-2,
+        lr=5e-3,
     )
     return 40
 
