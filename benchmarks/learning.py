@@ -1,6 +1,6 @@
 """What a finetune of the bundled tiny Moondream learns: three tasks, three seeds, the worst counts.
 
-    python -m benchmarks.learning --out benchmarks/results/learning.json
+    python -m benchmarks.learning --out learning.json
 
     detect   RL: boxes around stars, a shape the base has never seen. Mean reward.
     query    RL: a question about a concept the base was never asked about. Exact match.
