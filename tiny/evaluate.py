@@ -1,6 +1,7 @@
-"""How good the tiny Moondream is: greedy answers on held-out scenes of one to three shapes.
+r"""How good the tiny Moondream is: greedy answers on held-out scenes of one to three shapes.
 
-python -m tiny.evaluate tiny/checkpoint --scenes 300 --out tiny/checkpoint/evaluation.json
+    python -m tiny.evaluate tiny/checkpoint --out tiny/checkpoint/evaluation.json \
+        --card tiny/checkpoint/README.md
 """
 
 from __future__ import annotations
@@ -27,11 +28,18 @@ from tiny.metrics import (
     same_count,
 )
 from tiny.packing import as_contract
-from tiny.scenes import CaptionTask, DetectTask, PointTask, QueryTask, Task, heldout_example
+from tiny.scenes import heldout_example
+from tiny.tasks import CaptionTask, DetectTask, PointTask, QueryTask, Task
 from trainer.engine import TrainerEngine
 from trainer.loading import load
 
 TASKS_PER_SCENE = 8
+AIMS = {
+    "detect reward": ("detect reward", 0.60),
+    "point in box, F1": ("point in box f1", 0.75),
+    "query, exact match": ("query", 0.90),
+    "captions that name every shape": ("caption names every shape", 0.60),
+}
 SETTINGS = Settings(temperature=0.0, max_tokens=64, max_objects=8)
 
 
@@ -92,11 +100,33 @@ def _judge(
         )
 
 
+def rewrite_table(card: Path, report: dict) -> None:
+    """Put the measures that have an aim into a model card, from its table to its end."""
+    lines = ["| Measure | Value | Interval | Aim | Reached | n |", "|---|---|---|---|---|---|"]
+    for title, (name, aim) in AIMS.items():
+        entry = report[name]
+        low, high = entry["interval"]
+        reached = "yes" if entry["mean"] >= aim else "**no**"
+        lines.append(
+            f"| {title} | {entry['mean']:.3f} | {low:.3f}-{high:.3f} | {aim:.2f} | {reached} "
+            f"| {entry['count']} |"
+        )
+    iou, count = report["detect: iou of matched"]["mean"], report["detect: right count"]["mean"]
+    lines += [
+        "",
+        f"Of matched boxes the mean IoU is {iou:.3f}; {count:.0%} of detect answers have the right "
+        "number of boxes.",
+    ]
+    above, _, _ = card.read_text().partition("| Measure |")
+    card.write_text(above + "\n".join(lines) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write every measure here, as JSON")
+    parser.add_argument("--card", type=Path, help="rewrite the table of this model card")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     engine = TrainerEngine(load(arguments.checkpoint, name="tiny", device="cpu", dtype="float32"))
@@ -106,6 +136,8 @@ def main() -> None:
         print(f"{name:28s} {entry['mean']:.3f} [{low:.3f}, {high:.3f}]  n={entry['count']}")  # noqa: T201
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.card is not None:
+        rewrite_table(arguments.card, report)
 
 
 if __name__ == "__main__":

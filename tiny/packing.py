@@ -28,7 +28,7 @@ from contract.skills import (
     Reasoning,
     Skill,
 )
-from tiny.scenes import CaptionTask, DetectTask, PointTask, QueryTask, Task
+from tiny.tasks import CaptionTask, DetectTask, PointTask, QueryTask, Task
 from trainer.sequence import Action, Element
 from trainer.skills import SKILLS
 from trainer.skills.base import Language, from_wire

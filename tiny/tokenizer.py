@@ -20,7 +20,8 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tiny.scenes import texts_of, training_example
+from tiny.scenes import training_example
+from tiny.tasks import texts_of
 
 VOCAB_SIZE = 512
 

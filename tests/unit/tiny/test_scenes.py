@@ -9,15 +9,11 @@ from examples.shapes import HELD_OUT_COLORS, HELD_OUT_KINDS, TRAINED_COLORS, TRA
 from tiny.scenes import (
     FIRST_HELD_OUT_SEED,
     NUM_TRAINING_SEEDS,
-    CaptionTask,
-    DetectTask,
-    PointTask,
-    QueryTask,
     heldout_example,
     heldout_scene,
-    texts_of,
     training_example,
 )
+from tiny.tasks import CaptionTask, DetectTask, PointTask, QueryTask, texts_of
 
 NUM_EXAMPLES = 3000
 SIZES = ("small", "medium", "large")
