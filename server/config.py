@@ -134,7 +134,10 @@ class ServerConfig(BaseSettings):
     def _check_api_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None or not value.get_secret_value().strip():
             return None
-        return SecretStr(value.get_secret_value().strip())
+        key = value.get_secret_value().strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("no HTTP header can carry this key; use printable ASCII characters")
+        return SecretStr(key)
 
     @field_validator("log_level")
     @classmethod

@@ -28,7 +28,10 @@ def account_of(request: Request, config: ServerConfig) -> str:
             "No API key was sent; use the header X-Moondream-Auth, or Authorization: Bearer."
         )
     if not hmac.compare_digest(sent.encode(), config.api_key.get_secret_value().encode()):
-        raise InvalidApiKeyError("The API key is not known.")
+        raise InvalidApiKeyError(
+            "The API key is not known; send the one that the server was started with"
+            " (MOONTUNE_API_KEY)."
+        )
     return DEFAULT_ACCOUNT
 
 

@@ -44,6 +44,12 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert config.data_dir == Path("/tmp/x")
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines"])
+def test_a_key_that_no_header_can_carry_is_refused(key):
+    with pytest.raises(ValueError, match="printable ASCII"):
+        ServerConfig(api_key=key)
+
+
 def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOONTUNE_API_KEY", " ")
     assert load_config().is_open
