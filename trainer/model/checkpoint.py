@@ -1,70 +1,160 @@
 """Published model files in and out.
 
-A directory holds `config.json` and either `model.safetensors` or shards with
-`model.safetensors.index.json`. Files are read strictly: every tensor that is missing, unexpected or
-of another shape is named, before anything is loaded. Other published layouts are renamings of this
-one; `model_names` is the place where they come in.
+A directory holds `config.json` and weights in one of the layouts of `layouts`, in the files that
+`weight_files` finds. They are read strictly: every tensor that is missing, unexpected or of another
+shape is named, before anything is loaded. Loading builds the model without memory and streams
+tensor by tensor to the device, so the host never holds more than the model and one tensor.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.model.config import Family, MoondreamConfig
+from trainer.model.layouts import CheckpointError, Header, Recipe, Step, recipes
+from trainer.model.moe import ExpertWeights, widened
 from trainer.model.moondream import Moondream
+from trainer.model.weight_files import WEIGHTS_FILE, WeightFile, open_weights, weight_files
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-# Left behind by a reference that was saved while running.
-_RUNTIME_TENSOR = re.compile(r"\.kv_cache\.")
 
-
-class CheckpointError(ValueError):
-    """A directory does not hold the model it should; the message names every wrong tensor."""
+Progress = Callable[[int, int], None]
+"""Called with the bytes read so far and those of all tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredTensor:
-    """Where a tensor of the model lies: file, the name it has there, and its shape there."""
+class Checkpoint:
+    """A directory whose headers were read and found to make a model.
 
-    path: Path
-    name: str
-    shape: tuple[int, ...]
+    Attributes:
+        config: Sizes and templates.
+        recipes: How each tensor of the model is made of what the files hold.
+    """
+
+    directory: Path
+    config: MoondreamConfig
+    recipes: Mapping[str, Recipe]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of everything that loading reads."""
+        return sum(recipe.num_bytes for recipe in self.recipes.values())
+
+    @property
+    def has_fp8(self) -> bool:
+        return any(recipe.scale is not None for recipe in self.recipes.values())
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files it lies in."""
+        read = {recipe.stored.path for recipe in self.recipes.values()}
+        read |= {recipe.scale.path for recipe in self.recipes.values() if recipe.scale}
+        return sorted(read)
 
 
-def load_model(
-    directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> Moondream:
-    """Load a model in eval mode, one tensor at a time, each cast to `dtype` and moved to `device`.
+def inspect_checkpoint(directory: str | Path) -> Checkpoint:
+    """Read config and headers, and check every tensor against the config.
 
     Raises:
         CheckpointError: Files are missing, or tensors are missing, unexpected, or of another shape.
-        ValueError: The config contradicts itself.
+        ValueError: The config contradicts itself, or a file cannot be read.
     """
     directory = Path(directory)
-    stored = _stored_tensors(directory)
-    config = _load_config(directory, family_of(stored))
+    headers = []
+    for path in weight_files(directory):
+        with open_weights(path) as file:
+            headers += file.headers()
+    made = recipes(headers)
+    config = _load_config(directory, family_of(made))
+    _check_tensors(config, made, directory)
+    return Checkpoint(directory=directory, config=config, recipes=made)
+
+
+def load_model(
+    directory: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    keep_fp8: bool = False,
+    on_progress: Progress | None = None,
+) -> Moondream:
+    """Load a model in eval mode, one tensor at a time, each cast to `dtype` and moved to `device`.
+
+    Args:
+        keep_fp8: Leave experts that are stored in fp8 as they are, at half the memory of bfloat16;
+            they are widened when they are multiplied.
+
+    Raises:
+        CheckpointError: Files are missing, or tensors are missing, unexpected, or of another shape.
+        ValueError: The config contradicts itself, or a file cannot be read.
+    """
+    checkpoint = inspect_checkpoint(directory)
     with torch.device("meta"):
-        model = Moondream(config)
-    _check_tensors(model, stored, directory)
-    for path in sorted({tensor.path for tensor in stored.values()}):
-        with safe_open(path, framework="pt") as file:
-            for name, tensor in stored.items():
-                if tensor.path == path:
-                    _assign(
-                        model, name, file.get_tensor(tensor.name).to(device=device, dtype=dtype)
-                    )
+        model = Moondream(checkpoint.config)
+    total, done = checkpoint.num_bytes, 0
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(open_weights(path)) for path in checkpoint.paths}
+        for name, recipe in checkpoint.recipes.items():
+            if keep_fp8 and recipe.scale is not None:
+                _assign_fp8(model, name, recipe, files, device)
+            else:
+                _assign(model, name, _made(recipe, files).to(device=device, dtype=dtype))
+            done += recipe.num_bytes
+            if on_progress is not None:
+                on_progress(done, total)
     return model.eval()
+
+
+def _made(recipe: Recipe, files: Mapping[Path, WeightFile]) -> Tensor:
+    """The tensor of the model, in memory of its own; fp8 is widened to float32.
+
+    w[e, o, i] = fp8[e, o, i] * scale[e, o]
+    """
+    tensor = files[recipe.stored.path].tensor(recipe.stored.name)
+    if recipe.scale is not None:
+        return widened(tensor, _scale(recipe.scale, files))
+    half = tensor.shape[0] // 2 if tensor.ndim else 0
+    match recipe.step:
+        case Step.TRANSPOSED:
+            tensor = tensor.T
+        case Step.UPPER_HALF:
+            tensor = tensor[:half]
+        case Step.LOWER_HALF:
+            tensor = tensor[half:]
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _scale(header: Header, files: Mapping[Path, WeightFile]) -> Tensor:
+    return files[header.path].tensor(header.name).float()
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replace a parameter on the meta device by a real one."""
+    owner_name, _, leaf = name.rpartition(".")
+    parameter = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+    setattr(model.get_submodule(owner_name), leaf, parameter)
+
+
+def _assign_fp8(
+    model: nn.Module,
+    name: str,
+    recipe: Recipe,
+    files: Mapping[Path, WeightFile],
+    device: torch.device | str,
+) -> None:
+    assert recipe.scale is not None
+    experts = model.get_submodule(name.rpartition(".")[0])
+    assert isinstance(experts, ExpertWeights)
+    fp8 = files[recipe.stored.path].tensor(recipe.stored.name).to(device, copy=True)
+    experts.keep_fp8(fp8, _scale(recipe.scale, files).to(device, copy=True))
 
 
 def save_model(
@@ -86,21 +176,6 @@ def save_model(
     (directory / CONFIG_FILE).write_text(json.dumps(model.config.to_published(), indent=1) + "\n")
 
 
-def model_names(names: Iterable[str]) -> dict[str, str]:
-    """Map names in a file to names in `Moondream.state_dict()`; leave out what is no weight.
-
-    Accepts the HF layout with or without `model.` in front, and with the `._orig_mod` of compiled
-    modules.
-    """
-    mapped = {}
-    for name in names:
-        if _RUNTIME_TENSOR.search(name):
-            continue
-        plain = name.replace("._orig_mod", "").removeprefix("_orig_mod.")
-        mapped[name] = plain if plain.startswith("model.") else f"model.{plain}"
-    return mapped
-
-
 def family_of(names: Iterable[str]) -> Family | None:
     """Tell the family from the names of a model's tensors; None when they show neither."""
     names = list(names)
@@ -115,56 +190,26 @@ def _load_config(directory: Path, family: Family | None) -> MoondreamConfig:
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
-    return MoondreamConfig.from_file(path, family=family)
+    try:
+        return MoondreamConfig.from_file(path, family=family)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is no JSON ({error}); fetch it again.") from error
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    index = directory / INDEX_FILE
-    if index.is_file():
-        weight_map = json.loads(index.read_text())["weight_map"]
-        paths = [directory / name for name in sorted(set(weight_map.values()))]
-    else:
-        paths = [directory / WEIGHTS_FILE]
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        raise CheckpointError(f"weight files do not exist: {', '.join(missing)}")
-    return paths
-
-
-def _stored_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """All weights of a directory under their names in the model; reads headers only."""
-    stored: dict[str, StoredTensor] = {}
-    for path in _weight_files(directory):
-        with safe_open(path, framework="pt") as file:
-            for name, model_name in model_names(file.keys()).items():
-                if model_name in stored:
-                    raise CheckpointError(
-                        f"{model_name} is in {stored[model_name].path} and again in {path}"
-                    )
-                shape = tuple(file.get_slice(name).get_shape())
-                stored[model_name] = StoredTensor(path=path, name=name, shape=shape)
-    return stored
-
-
-def _check_tensors(model: Moondream, stored: dict[str, StoredTensor], directory: Path) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def _check_tensors(config: MoondreamConfig, made: Mapping[str, Recipe], directory: Path) -> None:
+    with torch.device("meta"):
+        wanted = {name: tuple(t.shape) for name, t in Moondream(config).state_dict().items()}
     problems = [
-        f"missing {name} {list(shape)}" for name, shape in wanted.items() if name not in stored
+        f"missing {name} {list(shape)}" for name, shape in wanted.items() if name not in made
     ]
-    for name, tensor in stored.items():
-        where = f"{tensor.name} {list(tensor.shape)} in {tensor.path.name}"
+    for name, recipe in made.items():
         if name not in wanted:
-            problems.append(f"unexpected {where}")
-        elif tensor.shape != wanted[name]:
-            problems.append(f"misshapen {where}, wanted {list(wanted[name])}")
+            problems.append(f"unexpected {recipe.stored}")
+        elif recipe.shape != wanted[name]:
+            fitting = list(recipe.stored_shape(wanted[name]))
+            problems.append(f"misshapen {recipe.stored}, wanted {fitting}")
     if problems:
         listed = "\n  ".join(problems)
         raise CheckpointError(
             f"{directory}: {len(problems)} tensors do not fit the config:\n  {listed}"
         )
-
-
-def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Replace a parameter on the meta device by a real one."""
-    owner_name, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(owner_name)
-    setattr(owner, leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))

@@ -10,6 +10,8 @@ I inner width of an expert, P adapter rank per expert, S slots (N * K), one per 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -18,12 +20,44 @@ from trainer.model.config import MoeConfig
 from trainer.model.lora_hook import LayerAdapter
 
 
+def widened(weight_fp8: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """fp8 weights [..., out, in] times their scale [..., out] per output row, in float32."""
+    return weight_fp8.float() * scale[..., None]
+
+
 class ExpertWeights(nn.Module):
-    """One matrix per expert, [E, out, in], without bias."""
+    """One matrix per expert, [E, out, in], without bias; in fp8 with a scale per row if so kept."""
 
     def __init__(self, num_experts: int, out_dim: int, in_dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, out_dim, in_dim))
+        self.register_buffer("scale", None, persistent=False)
+        self.scale: torch.Tensor | None
+
+    def keep_fp8(self, weight_fp8: torch.Tensor, scale: torch.Tensor) -> None:
+        """Take frozen fp8 weights [E, out, in] and their float32 scales [E, out]."""
+        self.weight = nn.Parameter(weight_fp8, requires_grad=False)
+        self.scale = scale
+
+    def matrices(self, dtype: torch.dtype) -> Sequence[torch.Tensor]:
+        """E matrices [out, in] in `dtype`; fp8 ones are widened when they are taken."""
+        # unbind, not indexing: its backward stacks the E gradients once, indexing adds E full ones
+        if self.scale is None:
+            return self.weight.unbind(0)
+        return _Widening(self.weight, self.scale, dtype)
+
+
+class _Widening(Sequence[torch.Tensor]):
+    """Matrices that exist only while they are used."""
+
+    def __init__(self, weight_fp8: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> None:
+        self._weight, self._scale, self._dtype = weight_fp8, scale, dtype
+
+    def __len__(self) -> int:
+        return len(self._weight)
+
+    def __getitem__(self, expert: int) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- no slices
+        return widened(self._weight[expert], self._scale[expert]).to(self._dtype)
 
 
 class MoeMlp(nn.Module):
@@ -67,10 +101,10 @@ class MoeMlp(nn.Module):
 
         x_SD = _SpreadToSlots.apply(x_ND, slot_order_S, slot_rank_S, self.experts_per_token)
         up_a, up_b, down_a, down_b = _factors_by_expert(adapter, x_ND.dtype)
-        hidden = _by_expert(x_SD, counts, self.fc1.weight, up_a, up_b)
+        hidden = _by_expert(x_SD, counts, self.fc1.matrices(x_ND.dtype), up_a, up_b)
         value, gate = hidden.chunk(2, dim=-1)
         activated = functional.gelu(value) * (gate + 1)
-        y_SD = _by_expert(activated, counts, self.fc2.weight, down_a, down_b)
+        y_SD = _by_expert(activated, counts, self.fc2.matrices(x_ND.dtype), down_a, down_b)
         y_NKD = _ReorderSlots.apply(y_SD, slot_rank_S, slot_order_S).view(
             -1, self.experts_per_token, y_SD.shape[-1]
         )
@@ -81,7 +115,7 @@ class MoeMlp(nn.Module):
 def _by_expert(
     x_S: torch.Tensor,
     counts: list[int],
-    weight_E: torch.Tensor,
+    weight_E: Sequence[torch.Tensor],
     a_E: tuple[torch.Tensor, ...] | None,
     b_E: tuple[torch.Tensor, ...] | None,
 ) -> torch.Tensor:
@@ -90,19 +124,17 @@ def _by_expert(
     Args:
         x_S: [S, in], sorted by expert.
         counts: Slots per expert, E of them.
-        weight_E: [E, out, in].
+        weight_E: E matrices [out, in].
         a_E, b_E: E matrices [P, in] and [out, P], or None.
 
     Returns:
         [S, out].
     """
-    # unbind, not indexing: its backward stacks the E gradients once, indexing would add E full ones
-    weights = weight_E.unbind(0)
     pieces = []
     for expert, x in enumerate(x_S.split(counts)):
         if x.shape[0] == 0:
             continue
-        y = functional.linear(x, weights[expert])
+        y = functional.linear(x, weight_E[expert])
         if a_E is not None and b_E is not None:
             y = y + functional.linear(functional.linear(x, a_E[expert]), b_E[expert])
         pieces.append(y)

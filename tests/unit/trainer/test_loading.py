@@ -45,5 +45,5 @@ def test_a_download_that_broke_off_is_refused_in_a_sentence(tmp_path: Path) -> N
         shutil.copy(ORACLE / name, tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(LoadError, match=r"cannot be read .*; fetch them again"):
+    with pytest.raises(LoadError, match=r"cannot be read .*; fetch it again"):
         load(tmp_path, name="x", device="cpu", dtype="auto")
