@@ -18,7 +18,7 @@ import torch
 from contract.messages import EXIT_REFUSED
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine, warm_up
 from trainer.hub import find_model
-from trainer.loading import LoadError, load
+from trainer.loading import LoadError, in_percent, load
 from trainer.worker import Connection, run_worker
 
 _PR_SET_PDEATHSIG = 1
@@ -32,7 +32,12 @@ def main() -> int:
         torch.set_num_threads(arguments.threads)
     connection = Connection(socket.socket(fileno=arguments.fd))
     try:
-        connection.send({"kind": "loading", "text": f"loading {arguments.name or arguments.model}"})
+        name = arguments.name or arguments.model
+
+        def tell(text: str) -> None:
+            connection.send({"kind": "loading", "text": text})
+
+        tell(f"loading {name}")
         files = find_model(arguments.model)
         loaded = load(
             files.directory,
@@ -40,6 +45,7 @@ def main() -> int:
             name=arguments.name or Path(arguments.model).resolve().name,
             device=arguments.device,
             dtype=arguments.dtype,
+            on_progress=in_percent(lambda text: tell(f"loading {name}: {text}")),
         )
         engine = TrainerEngine(loaded, micro_batch_tokens=arguments.micro_batch_tokens)
         warm_up(engine)

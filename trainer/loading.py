@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from contract.engine import ModelInfo
-from trainer.model.checkpoint import load_model
+from trainer.model.checkpoint import Progress, load_model
 from trainer.model.moondream import Moondream
 from trainer.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from trainer.skills import SKILLS, TUNABLE_SKILLS
@@ -57,8 +57,19 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def keeps_fp8(device: torch.device) -> bool:
+    """Whether experts that are stored in fp8 stay so: where the device converts fp8 by itself."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def load(
-    directory: Path, *, name: str, device: str, dtype: str, tokenizer: Path | None = None
+    directory: Path,
+    *,
+    name: str,
+    device: str,
+    dtype: str,
+    tokenizer: Path | None = None,
+    on_progress: Progress | None = None,
 ) -> LoadedModel:
     """Load, freeze and describe a checkpoint.
 
@@ -68,6 +79,7 @@ def load(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
         tokenizer: Its tokenizer.json; absent: the one in the directory.
+        on_progress: Called with the bytes loaded so far and those of all weights.
 
     Raises:
         LoadError: The directory is not a checkpoint, or the device is not there.
@@ -83,11 +95,13 @@ def load(
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     try:
-        model = load_model(directory, device=str(chosen_device), dtype=chosen_dtype)
-    except SafetensorError as error:
-        raise LoadError(
-            f"The weights in {directory} cannot be read ({error}); fetch them again."
-        ) from error
+        model = load_model(
+            directory,
+            device=chosen_device,
+            dtype=chosen_dtype,
+            keep_fp8=keeps_fp8(chosen_device),
+            on_progress=on_progress,
+        )
     except ValueError as error:
         raise LoadError(str(error)) from error
     model.eval().requires_grad_(False)
@@ -110,6 +124,20 @@ def load(
         tunable_skills=tuple(skill.value for skill in TUNABLE_SKILLS),
     )
     return LoadedModel(model=model, language=language, info=info)
+
+
+def in_percent(tell: Callable[[str], None]) -> Progress:
+    """A progress that tells each new ten percent, such as "40 % of 18.5 GB"."""
+    told = 0
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal told
+        tenths = 10 * done // max(1, total)
+        if tenths > told:
+            told = tenths
+            tell(f"{10 * tenths} % of {total / 1e9:.1f} GB")
+
+    return on_progress
 
 
 def checkpoint_digest(directory: Path) -> str:

@@ -102,6 +102,8 @@ def sample(
         adapter=adapter,
     )
     hidden_ND = hidden_1TD[:, -1].expand(len(running), -1)
+    if hidden_ND.is_cuda:
+        torch.cuda.synchronize(hidden_ND.device)  # or the clock would only have seen the launches
     prefilled = time.perf_counter()
 
     limit = running[0].grammar.most_actions(settings, num_room)

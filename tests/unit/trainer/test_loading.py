@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.loading import LoadError, choose_device, load
+from trainer.loading import LoadError, choose_device, in_percent, load
 
 ORACLE = Path(__file__).parents[2] / "reference" / "oracle" / "moondream3"
 
@@ -47,3 +47,11 @@ def test_a_download_that_broke_off_is_refused_in_a_sentence(tmp_path: Path) -> N
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(LoadError, match=r"cannot be read .*; fetch it again"):
         load(tmp_path, name="x", device="cpu", dtype="auto")
+
+
+def test_progress_is_told_in_tens_of_percent():
+    told = []
+    on_progress = in_percent(told.append)
+    for done in range(0, 20_000_000_001, 500_000_000):
+        on_progress(done, 20_000_000_000)
+    assert told == [f"{percent} % of 20.0 GB" for percent in range(10, 101, 10)]
