@@ -12,8 +12,10 @@ import torch
 
 from contract.engine import ModelInfo
 from trainer.model.checkpoint import Progress, load_model
+from trainer.model.config import MoondreamConfig
 from trainer.model.moondream import Moondream
 from trainer.model.tokenizer import TOKENIZER_FILE, Tokenizer
+from trainer.model.tokenizer_check import tokenizer_problems
 from trainer.skills import SKILLS, TUNABLE_SKILLS
 from trainer.skills.base import Language
 
@@ -107,7 +109,7 @@ def load(
     model.eval().requires_grad_(False)
     config = model.config
     language = Language(
-        tokenizer=Tokenizer.from_file(tokenizer),
+        tokenizer=_fitting_tokenizer(tokenizer, config),
         ids=config.tokenizer,
         vocab_size=config.text.vocab_size,
         coord_divisor=config.region.coord_divisor,
@@ -124,6 +126,19 @@ def load(
         tunable_skills=tuple(skill.value for skill in TUNABLE_SKILLS),
     )
     return LoadedModel(model=model, language=language, info=info)
+
+
+def _fitting_tokenizer(path: Path, config: MoondreamConfig) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(path)
+    except Exception as error:  # the library raises its base class
+        raise LoadError(f"{path} is no tokenizer file ({error}); fetch it again.") from error
+    if problems := tokenizer_problems(tokenizer, config):
+        raise LoadError(
+            f"{path} is not the tokenizer of this model: {'; '.join(problems)}. All published"
+            f" models use {TOKENIZER_FILE} of moondream/starmie-v1."
+        )
+    return tokenizer
 
 
 def in_percent(tell: Callable[[str], None]) -> Progress:

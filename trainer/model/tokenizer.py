@@ -31,6 +31,10 @@ class Tokenizer:
         """Entries that decode to something; the model's vocabulary is often larger."""
         return self._vocab_size
 
+    def token(self, token_id: int) -> str | None:
+        """The entry of an id as the file spells it; None beyond the vocabulary."""
+        return self._tokenizer.id_to_token(token_id)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` exactly as given: nothing is stripped."""
         return self._tokenizer.encode(text).ids
