@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -107,7 +108,7 @@ def load(
     except ValueError as error:
         raise LoadError(str(error)) from error
     model.eval().requires_grad_(False)
-    config = model.config
+    config = cast("MoondreamConfig", model.config)
     language = Language(
         tokenizer=_fitting_tokenizer(tokenizer, config),
         ids=config.tokenizer,
