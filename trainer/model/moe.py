@@ -39,7 +39,35 @@ class ExpertWeights(nn.Module):
         self.weight = nn.Parameter(weight_fp8, requires_grad=False)
         self.scale = scale
 
-    def matrices(self, dtype: torch.dtype) -> Sequence[torch.Tensor]:
+    def forward(
+        self,
+        x_S: torch.Tensor,
+        counts: list[int],
+        a_E: tuple[torch.Tensor, ...] | None = None,
+        b_E: tuple[torch.Tensor, ...] | None = None,
+    ) -> torch.Tensor:
+        """Multiply each expert's slice of the slots by its matrix, low-rank factors included.
+
+        Args:
+            x_S: [S, in], sorted by expert.
+            counts: Slots per expert, E of them.
+            a_E, b_E: E matrices [P, in] and [out, P], or None.
+
+        Returns:
+            [S, out].
+        """
+        matrices = self._matrices(x_S.dtype)
+        pieces = []
+        for expert, x in enumerate(x_S.split(counts)):
+            if x.shape[0] == 0:
+                continue
+            y = functional.linear(x, matrices[expert])
+            if a_E is not None and b_E is not None:
+                y = y + functional.linear(functional.linear(x, a_E[expert]), b_E[expert])
+            pieces.append(y)
+        return torch.cat(pieces)
+
+    def _matrices(self, dtype: torch.dtype) -> Sequence[torch.Tensor]:
         """E matrices [out, in] in `dtype`; fp8 ones are widened when they are taken."""
         # unbind, not indexing: its backward stacks the E gradients once, indexing adds E full ones
         if self.scale is None:
@@ -101,44 +129,15 @@ class MoeMlp(nn.Module):
 
         x_SD = _SpreadToSlots.apply(x_ND, slot_order_S, slot_rank_S, self.experts_per_token)
         up_a, up_b, down_a, down_b = _factors_by_expert(adapter, x_ND.dtype)
-        hidden = _by_expert(x_SD, counts, self.fc1.matrices(x_ND.dtype), up_a, up_b)
+        hidden = self.fc1(x_SD, counts, up_a, up_b)
         value, gate = hidden.chunk(2, dim=-1)
         activated = functional.gelu(value) * (gate + 1)
-        y_SD = _by_expert(activated, counts, self.fc2.matrices(x_ND.dtype), down_a, down_b)
+        y_SD = self.fc2(activated, counts, down_a, down_b)
         y_NKD = _ReorderSlots.apply(y_SD, slot_rank_S, slot_order_S).view(
             -1, self.experts_per_token, y_SD.shape[-1]
         )
         y_ND = torch.matmul(share_NK.unsqueeze(1), y_NKD).squeeze(1)
         return y_ND.view_as(x_BTD), logits_BTE
-
-
-def _by_expert(
-    x_S: torch.Tensor,
-    counts: list[int],
-    weight_E: Sequence[torch.Tensor],
-    a_E: tuple[torch.Tensor, ...] | None,
-    b_E: tuple[torch.Tensor, ...] | None,
-) -> torch.Tensor:
-    """Multiply each expert's slice of the sorted slots by its matrix, low-rank factors included.
-
-    Args:
-        x_S: [S, in], sorted by expert.
-        counts: Slots per expert, E of them.
-        weight_E: E matrices [out, in].
-        a_E, b_E: E matrices [P, in] and [out, P], or None.
-
-    Returns:
-        [S, out].
-    """
-    pieces = []
-    for expert, x in enumerate(x_S.split(counts)):
-        if x.shape[0] == 0:
-            continue
-        y = functional.linear(x, weight_E[expert])
-        if a_E is not None and b_E is not None:
-            y = y + functional.linear(functional.linear(x, a_E[expert]), b_E[expert])
-        pieces.append(y)
-    return torch.cat(pieces)
 
 
 def _factors_by_expert(
