@@ -2,15 +2,14 @@
 
     python examples/quickstart.py --endpoint http://127.0.0.1:8000
 
-The bundled tiny Moondream knows circles, squares and triangles, but no star. Each step asks for a
-few answers to "detect star" on fresh pictures, the server scores them against the true boxes, and
-a train step makes the better answers likelier. Run it again with the same --name, and it goes on
-where it was.
+The bundled tiny Moondream knows circles, squares and triangles, but no star: it overlooks some, and
+its boxes fit badly. Each step asks for a few answers to "detect star" on fresh pictures, the server
+scores them against the true boxes, and a train step makes the better answers likelier. Run it again
+with the same --name, and it goes on where it was.
 """
 
 import argparse
 import os
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 import moondream as md
 from moondream.finetune import Finetune
 from PIL import Image, ImageDraw
-from shapes import TRAINED_COLORS, TRAINED_KINDS, Scene, draw_scene
+from shapes import TRAINED_COLORS, Scene, draw_scene
 
 OBJECT = "star"
 STEPS = 40
@@ -33,20 +32,13 @@ GREEDY = {"temperature": 0.0, "max_objects": 6}
 
 
 def make_scene(seed: int) -> Scene:
-    """One to three shapes, at least one of them a star, so that saying nothing never pays."""
-    rng = random.Random(seed)
-    kinds = (*TRAINED_KINDS[:3], OBJECT)
-    while True:
-        scene = draw_scene(rng, kinds=kinds, colors=TRAINED_COLORS, repeat=0.5)
-        if true_boxes(scene):
-            return scene
+    """One to three stars, so that saying nothing never pays."""
+    return draw_scene(seed, kinds=(OBJECT,), colors=TRAINED_COLORS)
 
 
 def true_boxes(scene: Scene) -> list[dict[str, float]]:
     corners = ("x_min", "y_min", "x_max", "y_max")
-    return [
-        dict(zip(corners, shape.box, strict=True)) for shape in scene.shapes if shape.kind == OBJECT
-    ]
+    return [dict(zip(corners, shape.box, strict=True)) for shape in scene.shapes]
 
 
 def training_requests(first_seed: int) -> Iterator[tuple[None, dict]]:
@@ -121,18 +113,20 @@ def show_progress(step: int, steps: int, reward: float) -> None:
 
 
 def draw_comparison(path: Path, scenes: list[Scene], before: list, after: list) -> None:
-    """Upper row: boxes of the base model; lower row: of the finetune; truth in thin white."""
+    """Upper row: boxes of the base model; lower row: of the finetune; thin and black: the truth."""
     side = 168
     sheet = Image.new("RGB", (side * len(scenes), 2 * side), "white")
     for column, scene in enumerate(scenes):
         for row, boxes in enumerate((before[column], after[column])):
             tile = scene.image.resize((side, side), Image.Resampling.LANCZOS)
             pen = ImageDraw.Draw(tile)
-            for shown, color, width in ((true_boxes(scene), "white", 1), (boxes, "magenta", 3)):
+            for shown, color, width in ((boxes, "cyan", 4), (true_boxes(scene), "black", 1)):
                 for box in shown:
                     corners = [box[name] * side for name in ("x_min", "y_min", "x_max", "y_max")]
                     pen.rectangle(corners, outline=color, width=width)
-            pen.text((4, 4), ("before", "after")[row], fill="magenta")
+            pen.text(
+                (4, 4), ("before", "after")[row], fill="black", stroke_width=2, stroke_fill="white"
+            )
             sheet.paste(tile, (side * column, side * row))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
