@@ -1,8 +1,12 @@
-"""The oracle: two tiny checkpoints, and what an independent implementation computes."""
+"""The oracle: two tiny checkpoints, and what an independent implementation computes.
+
+`MOONTUNE_TEST_DEVICE=cuda` asks it of a GPU; the numbers themselves were made on a CPU.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +25,7 @@ from trainer.model.tokenizer import Tokenizer
 
 ORACLE = Path(__file__).parent.parent / "oracle"
 FAMILIES = ("moondream2", "moondream3")
+DEVICE = os.environ.get("MOONTUNE_TEST_DEVICE", "cpu")
 
 
 class FileAdapter:
@@ -59,7 +64,7 @@ class Oracle:
 @cache
 def oracle_of(family: str) -> Oracle:
     directory = ORACLE / family
-    model = load_model(directory)
+    model = load_model(directory, device=DEVICE)
     moe = model.config.text.moe
     return Oracle(
         directory=directory,
@@ -68,9 +73,10 @@ def oracle_of(family: str) -> Oracle:
         cases={
             case["id"]: case for case in json.loads((directory / "cases.json").read_text())["cases"]
         },
-        expected=load_file(directory / "expected.safetensors"),
+        expected=load_file(directory / "expected.safetensors", device=DEVICE),
         adapter=FileAdapter(
-            load_file(directory / "adapter.safetensors"), 0 if moe is None else moe.start_layer
+            load_file(directory / "adapter.safetensors", device=DEVICE),
+            0 if moe is None else moe.start_layer,
         ),
         image_names=sorted(path.name for path in (directory / "images").iterdir()),
     )

@@ -1,7 +1,8 @@
-"""Our model against the numbers of an independent implementation, float32 on the CPU."""
+"""Our model against the numbers of an independent implementation, in float32."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,13 @@ from trainer.model.text import prefix_mask
 FLOAT32_RELATIVE = 1e-5
 DECODED_ABSOLUTE = 1e-6
 LEAST_MARGIN = 0.01  # below it the best two logits are too close to call
+
+
+@pytest.fixture(autouse=True)
+def on_its_device(oracle: Any) -> Iterator[None]:
+    """Tensors that a test makes lie where the model lies."""
+    with oracle.model.text.wte.device:
+        yield
 
 
 def relative_l2(got: torch.Tensor, wanted: torch.Tensor) -> float:
