@@ -3,7 +3,7 @@
     python -m benchmarks.learning --out learning.json
 
     detect   RL: boxes around stars, a shape that the base has never seen. Mean reward.
-    query    RL: a question about a concept the base was never asked about. Exact match.
+    query    RL: a question the base was never asked, answered by colour and kind. Exact match.
     word     SFT: the word for a colour that the base has never seen. Exact match.
 
 Everything goes through the official SDK. Held-out pictures have seeds that training never uses;
@@ -75,19 +75,15 @@ def as_objects(boxes: list[tuple[float, float, float, float]]) -> list[dict[str,
     return [dict(zip(CORNERS, box, strict=True)) for box in boxes]
 
 
-QUERY_QUESTION = "is it warm?"
-WARM_COLORS = ("red", "orange", "yellow")
-COOL_COLORS = ("green", "blue", "purple")
+QUERY_QUESTION = "what thing is it?"
 
 
 def query_answer(scene: Scene) -> str:
-    return "yes" if scene.shapes[0].color in WARM_COLORS else "no"
+    return scene.shapes[0].name
 
 
-def balanced_scene(seed: int) -> Scene:
-    """A single shape, of a warm colour every other time."""
-    colors = WARM_COLORS if seed % 2 else COOL_COLORS
-    return draw_scene(seed, num_shapes=(1, 1), colors=colors)
+def single_scene(seed: int) -> Scene:
+    return draw_scene(seed, num_shapes=(1, 1))
 
 
 WORD_QUESTION = "what color is the shape?"
@@ -205,7 +201,7 @@ def train_query(finetune: Finetune, seed: int) -> int:
     def requests() -> Iterator[tuple[Any, dict[str, Any]]]:
         picture = seed << 20
         while True:
-            scene = balanced_scene(picture)
+            scene = single_scene(picture)
             picture += 1
             yield (
                 query_answer(scene),
@@ -214,15 +210,15 @@ def train_query(finetune: Finetune, seed: int) -> int:
                     "image": scene.image,
                     "question": QUERY_QUESTION,
                     "num_rollouts": 4,
-                    "settings": {"temperature": 1.0, "max_tokens": 8},
+                    "settings": {"temperature": 1.0, "max_tokens": 12},
                 },
             )
 
     def reward(right: str, answer: dict[str, Any]) -> list[float]:
         return [float(rollout["output"]["answer"] == right) for rollout in answer["rollouts"]]
 
-    rl_steps(finetune, requests(), reward, steps=60, groups_per_step=16, lr=5e-3)
-    return 60
+    rl_steps(finetune, requests(), reward, steps=24, groups_per_step=12, lr=5e-3)
+    return 24
 
 
 def train_word(finetune: Finetune, seed: int) -> int:
@@ -238,7 +234,7 @@ def train_word(finetune: Finetune, seed: int) -> int:
             }
             for scene in scenes
         ]
-        finetune.train_step(groups, lr=1e-2)
+        finetune.train_step(groups, lr=5e-3)
     return steps
 
 
@@ -247,7 +243,7 @@ Measure = Callable[[Finetune, list[Scene]], tuple[list[float], dict[str, float]]
 TASKS: dict[str, tuple[Callable[[int], Scene], Measure, Callable[[Finetune, int], int]]] = {
     "detect": (star_scene, detect_rewards, train_detect),
     "query": (
-        balanced_scene,
+        single_scene,
         lambda f, scenes: exact_matches(f, scenes, QUERY_QUESTION, query_answer),
         train_query,
     ),
