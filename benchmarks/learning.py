@@ -222,7 +222,7 @@ def train_query(finetune: Finetune, seed: int) -> int:
 
 
 def train_word(finetune: Finetune, seed: int) -> int:
-    picture, steps = seed << 20, 40
+    picture, steps = seed << 20, 80
     for _ in range(steps):
         scenes = [teal_scene(picture + i) for i in range(8)]
         picture += 8
