@@ -21,6 +21,7 @@ from trainer.skills import SKILLS, TUNABLE_SKILLS
 from trainer.skills.base import Language
 
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
+WORTH_TELLING_BYTES = 10**9
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -143,13 +144,16 @@ def _fitting_tokenizer(path: Path, config: MoondreamConfig) -> Tokenizer:
 
 
 def in_percent(tell: Callable[[str], None]) -> Progress:
-    """A progress that tells each new ten percent, such as "40 % of 18.5 GB"."""
+    """A progress that tells each new ten percent, such as "40 % of 18.5 GB".
+
+    Small models load before one could read it; of them nothing is told.
+    """
     told = 0
 
     def on_progress(done: int, total: int) -> None:
         nonlocal told
         tenths = 10 * done // max(1, total)
-        if tenths > told:
+        if total >= WORTH_TELLING_BYTES and tenths > told:
             told = tenths
             tell(f"{10 * tenths} % of {total / 1e9:.1f} GB")
 

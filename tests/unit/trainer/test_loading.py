@@ -55,3 +55,9 @@ def test_progress_is_told_in_tens_of_percent():
     for done in range(0, 20_000_000_001, 500_000_000):
         on_progress(done, 20_000_000_000)
     assert told == [f"{percent} % of 20.0 GB" for percent in range(10, 101, 10)]
+
+
+def test_small_models_load_without_telling():
+    told = []
+    in_percent(told.append)(11_000_000, 11_000_000)
+    assert told == []
