@@ -12,7 +12,9 @@ from typing import cast
 import torch
 
 from contract.engine import ModelInfo
-from trainer.model.checkpoint import Progress, load_model
+from trainer.device_memory import storage_on, why_it_does_not_fit
+from trainer.memory import count_parameters
+from trainer.model.checkpoint import Progress, inspect_checkpoint, load_checkpoint
 from trainer.model.config import MoondreamConfig
 from trainer.model.moondream import Moondream
 from trainer.model.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -22,6 +24,8 @@ from trainer.skills.base import Language
 
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 WORTH_TELLING_BYTES = 10**9
+RECORD_FILE = "moontune.json"
+"""How a pulled model came here, beside it; no part of the model."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -61,11 +65,6 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def keeps_fp8(device: torch.device) -> bool:
-    """Whether experts that are stored in fp8 stay so: where the device converts fp8 by itself."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
-
-
 def load(
     directory: Path,
     *,
@@ -86,7 +85,7 @@ def load(
         on_progress: Called with the bytes loaded so far and those of all weights.
 
     Raises:
-        LoadError: The directory is not a checkpoint, or the device is not there.
+        LoadError: The directory is not a checkpoint, or the device is not there or too small.
     """
     if not (directory / "config.json").is_file():
         raise LoadError(
@@ -99,11 +98,17 @@ def load(
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     try:
-        model = load_model(
-            directory,
+        checkpoint = inspect_checkpoint(directory)
+        storage = storage_on(chosen_device, chosen_dtype, has_fp8=checkpoint.has_fp8)
+        count = count_parameters(checkpoint.config)
+        reason = why_it_does_not_fit(checkpoint.config, count, storage, chosen_device)
+        if reason is not None:
+            raise LoadError(f"{name} {reason}.")
+        model = load_checkpoint(
+            checkpoint,
             device=chosen_device,
             dtype=chosen_dtype,
-            keep_fp8=keeps_fp8(chosen_device),
+            keep_fp8=storage.has_fp8_experts,
             on_progress=on_progress,
         )
     except ValueError as error:
@@ -122,7 +127,7 @@ def load(
         digest=checkpoint_digest(directory),
         device=str(chosen_device),
         dtype=str(chosen_dtype).removeprefix("torch."),
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=count.total,
         max_context=config.text.max_context,
         skills=tuple(skill.value for skill in SKILLS),
         tunable_skills=tuple(skill.value for skill in TUNABLE_SKILLS),
@@ -164,7 +169,7 @@ def checkpoint_digest(directory: Path) -> str:
     """SHA-256 (hex) over names and contents of configuration, tokenizer and weights."""
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):
-        if path.suffix in (".json", ".safetensors"):
+        if path.suffix in (".json", ".safetensors", ".pt") and path.name != RECORD_FILE:
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

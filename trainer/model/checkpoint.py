@@ -9,7 +9,8 @@ tensor by tensor to the device, so the host never holds more than the model and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainer.model.config import Family, MoondreamConfig
-from trainer.model.layouts import CheckpointError, Header, Recipe, Step, recipes
+from trainer.model.layouts import (
+    CheckpointError,
+    Header,
+    Layout,
+    Recipe,
+    Step,
+    layout_of,
+    recipes,
+)
 from trainer.model.moe import ExpertWeights, widened
 from trainer.model.moondream import Moondream
 from trainer.model.weight_files import WEIGHTS_FILE, WeightFile, open_weights, weight_files
@@ -51,6 +60,21 @@ class Checkpoint:
     @property
     def has_fp8(self) -> bool:
         return any(recipe.scale is not None for recipe in self.recipes.values())
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(next(iter(self.recipes.values())).stored.name)
+
+    @property
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """What is stored in each dtype, such as `bfloat16`; the largest first."""
+        found: Counter[str] = Counter()
+        for recipe in self.recipes.values():
+            scale_bytes = recipe.scale.num_bytes if recipe.scale else 0
+            found[_dtype_name(recipe.stored)] += recipe.num_bytes - scale_bytes
+            if recipe.scale:
+                found[_dtype_name(recipe.scale)] += scale_bytes
+        return dict(found.most_common())
 
     @property
     def paths(self) -> list[Path]:
@@ -96,7 +120,20 @@ def load_model(
         CheckpointError: Files are missing, or tensors are missing, unexpected, or of another shape.
         ValueError: The config contradicts itself, or a file cannot be read.
     """
-    checkpoint = inspect_checkpoint(directory)
+    return load_checkpoint(
+        inspect_checkpoint(directory), device, dtype, keep_fp8=keep_fp8, on_progress=on_progress
+    )
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    keep_fp8: bool = False,
+    on_progress: Progress | None = None,
+) -> Moondream:
+    """Load what was inspected; see `load_model`."""
     with torch.device("meta"):
         model = Moondream(checkpoint.config)
     total, done = checkpoint.num_bytes, 0
@@ -111,6 +148,19 @@ def load_model(
             if on_progress is not None:
                 on_progress(done, total)
     return model.eval()
+
+
+def _dtype_name(header: Header) -> str:
+    return str(header.dtype).removeprefix("torch.")
+
+
+def made_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the model by its name in `state_dict()`, one at a time, in float32 or as
+    stored; fp8 is widened."""
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(open_weights(path)) for path in checkpoint.paths}
+        for name, recipe in checkpoint.recipes.items():
+            yield name, _made(recipe, files)
 
 
 def _made(recipe: Recipe, files: Mapping[Path, WeightFile]) -> Tensor:

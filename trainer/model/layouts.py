@@ -29,6 +29,13 @@ class CheckpointError(ValueError):
     """A directory does not hold the model it should; the message names every wrong tensor."""
 
 
+class Layout(StrEnum):
+    """Whose names the stored tensors have."""
+
+    HUGGING_FACE = "Hugging Face names"
+    OLDER = "text_model names"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What a file says of a tensor before it is read."""
@@ -148,6 +155,8 @@ def _pair(made: dict[str, Recipe], scales: Mapping[str, Header]) -> list[str]:
     return problems
 
 
+_OLDER_PARTS = ("text_model.", "vision_encoder.", "region_model.")
+
 # Left behind by a reference that was saved while running, and scales of a quantised cache.
 _RUNTIME_TENSOR = re.compile(r"\.kv_cache\.|\.kv_quantizer\.")
 
@@ -159,9 +168,15 @@ def _scaled_tensor(match: re.Match[str]) -> str:
     return f"model.text.blocks.{layer}.mlp.{'fc1' if side == 'up' else 'fc2'}.weight"
 
 
+def layout_of(stored_name: str) -> Layout:
+    """Which layout a tensor's name belongs to."""
+    is_older = stored_name.removeprefix("_orig_mod.").startswith(_OLDER_PARTS)
+    return Layout.OLDER if is_older else Layout.HUGGING_FACE
+
+
 def _names(plain: str) -> list[tuple[str, Step]]:
     """Names in the model that a stored name stands for, each with what has to be done."""
-    if not plain.startswith(("text_model.", "vision_encoder.", "region_model.")):
+    if layout_of(plain) is Layout.HUGGING_FACE:
         return [(f"model.{plain.removeprefix('model.')}", Step.AS_IS)]
     if match := _FUSED_TAU.fullmatch(plain):
         tau = f"model.text.blocks.{match[1]}.attn.tau"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.loading import LoadError, choose_device, in_percent, load
+from trainer import device_memory
+from trainer.loading import LoadError, checkpoint_digest, choose_device, in_percent, load
 
 ORACLE = Path(__file__).parents[2] / "reference" / "oracle" / "moondream3"
 
@@ -61,3 +62,29 @@ def test_small_models_load_without_telling():
     told = []
     in_percent(told.append)(11_000_000, 11_000_000)
     assert told == []
+
+
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  4096 kB\nMemFree:  1 kB\nMemAvailable:  2048 kB\n")
+    monkeypatch.setattr(device_memory, "MEMINFO", meminfo)
+    told = []
+    with pytest.raises(LoadError) as refusal:
+        load(
+            ORACLE, name="oracle", device="cpu", dtype="auto", on_progress=lambda *_: told.append(1)
+        )
+    assert told == []
+    assert "oracle needs" in str(refusal.value)
+    assert "but cpu has 2.1 MB of 4.2 MB free" in str(refusal.value)
+    assert len(str(refusal.value)) < 300, "the server cuts longer lines"
+
+
+def test_the_record_of_a_pull_is_no_part_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = checkpoint_digest(tmp_path)
+    (tmp_path / "moontune.json").write_text('{"pulled_at": "now"}')
+    assert checkpoint_digest(tmp_path) == before
+    (tmp_path / "model_fp8.pt").write_bytes(b"weights")
+    assert checkpoint_digest(tmp_path) != before
