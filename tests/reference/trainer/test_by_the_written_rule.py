@@ -1,0 +1,281 @@
+"""Whole answers of the trainer against a twin written from model-facts.md alone.
+
+The oracle holds no reasoning, no grounding, no coordinates inside of text and few answers that end
+by themselves. Here the rows of its heads that belong to special ids are drawn anew, so that greedy
+answers are full of those ids; the twin (`naive_moondream`) says what is right.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from contract.engine import AdapterRef, Answer, MakeRollouts
+from contract.skills import (
+    DetectRequest,
+    Pixels,
+    PointRequest,
+    QueryRequest,
+    Rollout,
+    Settings,
+    TunableRequest,
+)
+from tests.reference.model.naive_moondream import (
+    ANSWER,
+    COORD,
+    END,
+    GROUND_END,
+    GROUND_START,
+    SIZE,
+    NaiveAnswer,
+    NaiveMoondream,
+)
+from trainer.engine import TrainerEngine
+from trainer.loading import load
+
+ORACLE = Path(__file__).parent.parent / "oracle"
+FAMILIES = ("moondream2", "moondream3")
+PICTURES = ("0_378x378.png", "3_60x44.png")
+GREEDY = Settings(temperature=0.0, max_tokens=20, max_objects=3)
+
+FLOAT32_LOGPROB = 1e-5
+FLOAT32_RELATIVE = 1e-5
+LEAST_MARGIN = 0.01  # below it the best two logits are too close to call
+
+# A special row is normal with this deviation, its bias uniform in its range: then special and
+# ordinary ids win about equally often.
+ROW_DEVIATION = 0.45
+BIASES = {END: (-2, 2), ANSWER: (-1, 3), COORD: (2, 5), SIZE: (-2, 2)} | dict.fromkeys(
+    (GROUND_START, GROUND_END), (0, 3)
+)
+
+WITHOUT_PICTURE: list[TunableRequest] = [
+    QueryRequest(question="what color is the car?", reasoning=True),
+    QueryRequest(question="How many people are there?", reasoning=True),
+    QueryRequest(question="the red button", reasoning=True),
+    QueryRequest(question="what color is the car?"),
+]
+REFS = ((0.25, 0.5), (0.1, 0.2, 0.5, 0.8))
+# One per variant: they take long.
+WITH_PICTURE: list[TunableRequest] = [
+    QueryRequest(question="the red button?", image=1, reasoning=True),
+    QueryRequest(question="what color is the car?", image=0, reasoning=True, spatial_refs=REFS),
+    QueryRequest(question="How many people are there?", image=1, reasoning=True, spatial_refs=REFS),
+    QueryRequest(question="How many?", image=1, spatial_refs=REFS),
+    *(PointRequest(object=o, image=i) for o in ("car", "the red button") for i in (0, 1)),
+    PointRequest(object="vehicles", image=1, spatial_refs=REFS),
+    *(DetectRequest(object=o, image=i) for o in ("car", "the red button") for i in (0, 1)),
+    DetectRequest(object="vehicles", image=1),
+]
+
+
+def write_variant(family: str, seed: int, directory: Path) -> None:
+    """The oracle's checkpoint with other rows for the special ids."""
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(ORACLE / family / name, directory)
+    weights = load_file(ORACLE / family / "model.safetensors")
+    chance, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    for token, (low, high) in BIASES.items():
+        row = ROW_DEVIATION * torch.randn(weights["model.text.wte"].shape[1], generator=generator)
+        weights["model.text.lm_head.weight"][token] = row
+        weights["model.text.lm_head.bias"][token] = chance.uniform(low, high)
+    save_file(weights, directory / "model.safetensors")
+
+
+@cache
+def features(family: str) -> list[torch.Tensor]:
+    expected = load_file(ORACLE / family / "expected.safetensors")
+    return [expected[f"image.{name[0]}.features"] for name in PICTURES]
+
+
+@cache
+def pixels(family: str) -> list[Pixels]:
+    found = []
+    for name in PICTURES:
+        path = ORACLE / family / "images" / name
+        rgb = np.asarray(Image.open(path).convert("RGB"))
+        digest = sha256(path.read_bytes()).hexdigest()
+        found.append(
+            Pixels(height=rgb.shape[0], width=rgb.shape[1], digest=digest, data=rgb.tobytes())
+        )
+    return found
+
+
+def twin_answer(twin: NaiveMoondream, family: str, request: TunableRequest) -> NaiveAnswer:
+    asked = request.question if request.skill == "query" else request.object
+    prompt = twin.prompt(
+        request.skill,
+        asked,
+        image_PD=None if request.image is None else features(family)[request.image],
+        refs=getattr(request, "spatial_refs", ()),
+        reasoning=getattr(request, "reasoning", False),
+    )
+    if request.skill == "query":
+        return twin.query(prompt, reasoning=request.reasoning, max_tokens=GREEDY.max_tokens)
+    return twin.objects(prompt, skill=request.skill, max_objects=GREEDY.max_objects)
+
+
+# One process makes the variants of a family.
+of_each_family = pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.xdist_group(f"rule-{f}")) for f in FAMILIES]
+)
+Variant = Callable[[str, int], tuple[Path, list[tuple[TunableRequest, NaiveAnswer]]]]
+
+
+@pytest.fixture(scope="module")
+def variant(tmp_path_factory: pytest.TempPathFactory) -> Variant:
+    """Directory of a variant, and what the twin answers to every request; made once."""
+
+    @cache
+    def make(family: str, seed: int) -> tuple[Path, list[tuple[TunableRequest, NaiveAnswer]]]:
+        directory = tmp_path_factory.mktemp(f"{family}-{seed}")
+        write_variant(family, seed, directory)
+        twin = NaiveMoondream(directory)
+        requests = [*WITHOUT_PICTURE, WITH_PICTURE[seed]]
+        return directory, [(request, twin_answer(twin, family, request)) for request in requests]
+
+    return make
+
+
+@of_each_family
+@pytest.mark.parametrize("case_id", ["3.detect.18", "1.query.9", "2.point.17", "text.query"])
+def test_the_twin_agrees_with_the_oracle(family, case_id):
+    """By the written rule: the twin itself, where the oracle knows the answer."""
+    cases = json.loads((ORACLE / family / "cases.json").read_text())["cases"]
+    (case,) = (case for case in cases if case["id"] == case_id)
+    expected = load_file(ORACLE / family / "expected.safetensors")
+    twin = NaiveMoondream(ORACLE / family)
+    prompt = twin.prompt(
+        case["skill"],
+        case["argument"],
+        image_PD=expected[f"image.{case_id[0]}.features"] if case["image"] else None,
+        refs=case["spatial_refs"] or (),
+    )
+    hidden = twin.hidden(prompt)
+    for name, got in (("hidden", hidden), ("logits", twin.token_logits(hidden))):
+        wanted = expected[f"{case_id}.first_{name}"]
+        assert (got - wanted).norm() / wanted.norm() < FLOAT32_RELATIVE
+    if case["skill"] == "query":
+        answer = twin.query(prompt, reasoning=False, max_tokens=12)
+        assert [draw.token for draw in answer.answer] == case["token_ids"]
+        assert answer.output == {"answer": case["output"]["answer"].strip()}
+    else:
+        answer = twin.objects(prompt, skill=case["skill"], max_objects=3)
+        assert [b for draw in answer.answer for b in draw.bins] == list(chain(*case["bins"]))
+        (got,), (wanted,) = answer.output.values(), case["output"].values()
+        assert [pytest.approx(found, abs=1e-6) for found in got] == wanted
+    assert answer.finish_reason == case["finish_reason"]
+    assert answer.margin == pytest.approx(case["min_margin"], abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(len(WITH_PICTURE)))
+@of_each_family
+def test_answers_by_the_written_rule(family, seed, variant):
+    """By the written rule: tokens, bins and outputs equal, log-probabilities to 1e-5."""
+    directory, answers = variant(family, seed)
+    engine = TrainerEngine(load(directory, name=family, device="cpu", dtype="float32"))
+    for request, wanted in answers:
+        if wanted.margin < LEAST_MARGIN:
+            continue
+        adapter = AdapterRef(finetune_id="F" * 26, step=0, rank=8, seed=3, weights=None)
+        made = engine.make_rollouts(
+            MakeRollouts(adapter=adapter, request=request, settings=GREEDY, num_rollouts=1, seed=1),
+            pixels(family),
+        )
+        assert_rollout_is(made.rollouts[0], wanted)
+        answered = engine.answer(
+            Answer(adapter=None, request=request, settings=GREEDY, seed=1), pixels(family)
+        )
+        assert answered.output == wanted.output
+        assert answered.finish_reason == wanted.finish_reason
+        assert answered.output_tokens == len(wanted.draws)
+
+
+def assert_rollout_is(rollout: Rollout, wanted: NaiveAnswer) -> None:
+    is_stopped = wanted.finish_reason == "stop"
+    assert rollout.thinking_tokens == tuple(draw.token for draw in wanted.thinking)
+    assert rollout.has_answer_separator == wanted.has_separator
+    assert rollout.answer_tokens == tuple(draw.token for draw in wanted.answer)
+    assert rollout.finish_reason == wanted.finish_reason
+    assert rollout.coords == tuple(b for (b,) in wanted.bins(COORD))
+    assert rollout.sizes == tuple(wanted.bins(SIZE))
+    assert rollout.output == wanted.output
+
+    logprobs: dict[str, Any] = rollout.logprobs
+    got = [*logprobs["thinking"], *[logprobs["separator"]] * wanted.has_separator]
+    got += [*logprobs["answer"], *[logprobs["stop"]] * is_stopped]
+    assert got == pytest.approx([draw.logprob for draw in wanted.draws], abs=FLOAT32_LOGPROB)
+    for name, token in (("coords", COORD), ("sizes", SIZE)):
+        got = np.ravel(logprobs[name])
+        wanted_bins = [lp for d in wanted.draws if d.token == token for lp in d.bin_logprobs]
+        assert got == pytest.approx(wanted_bins, abs=FLOAT32_LOGPROB)
+
+
+@of_each_family
+def test_the_variants_reach_what_the_oracle_does_not_hold(family, variant):
+    """By the written rule: each rule is met by answers that are compared, most of all answers."""
+    met: Counter[str] = Counter()
+    for seed in range(len(WITH_PICTURE)):
+        for request, wanted in variant(family, seed)[1]:
+            met["answers"] += 1
+            if wanted.margin < LEAST_MARGIN:
+                continue
+            met["compared"] += 1
+            met.update(features_of(request, wanted))
+    assert met["compared"] > 0.7 * met["answers"]
+    wanted_features = {
+        "grounding", "two points in a chunk", "chunks without points", "unpaired coordinate",
+        "answer after reasoning", "limit before the answer", "coordinate in an answer",
+        "size in an answer", "stop: query", "stop: point", "stop: detect", "length: query",
+        "length: point", "length: detect", "objects, then the end", "references and reasoning",
+    }  # fmt: skip
+    wanted_features |= {"mask turned a draw"} if family == "moondream2" else {"end in reasoning"}
+    assert wanted_features <= {name for name, count in met.items() if count}
+
+
+def features_of(request: TunableRequest, wanted: NaiveAnswer) -> Iterator[str]:
+    yield f"{wanted.finish_reason}: {request.skill}"
+    tokens = [draw.token for draw in wanted.answer]
+    if request.skill != "query":
+        if wanted.finish_reason == "stop" and tokens:
+            yield "objects, then the end"
+        return
+    if COORD in tokens:
+        yield "coordinate in an answer"
+    if SIZE in tokens:
+        yield "size in an answer"
+    if wanted.num_turned:
+        yield "mask turned a draw"
+    if not request.reasoning:
+        return
+    grounding = wanted.output["reasoning"]["grounding"]
+    num_points = sum(len(span["points"]) for span in grounding)
+    thinking = [draw.token for draw in wanted.thinking]
+    if grounding:
+        yield "grounding"
+    if any(len(span["points"]) > 1 for span in grounding):
+        yield "two points in a chunk"
+    if {GROUND_START, GROUND_END} & set(thinking) and not grounding:
+        yield "chunks without points"
+    if thinking.count(COORD) > 2 * num_points:
+        yield "unpaired coordinate"
+    if wanted.has_separator and tokens:
+        yield "answer after reasoning"
+    if not wanted.has_separator:
+        yield "end in reasoning" if wanted.finish_reason == "stop" else "limit before the answer"
+    if request.spatial_refs:
+        yield "references and reasoning"
