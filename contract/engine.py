@@ -1,4 +1,4 @@
-"""The Engine protocol: the five verbs that the API asks of a trainer, their inputs and results.
+"""The Engine protocol: the six verbs that the API asks of a trainer, their inputs and results.
 
 The API decides that a step counts and where its files lie; the trainer computes, writes the files
 it was told to write, and says what they hash to.
@@ -176,8 +176,27 @@ class Answered:
     ttft_ms: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportCheckpoint:
+    """Write a saved adapter as the exchange file of http-api.md 12.6.
+
+    `path` is absolute and must not exist yet.
+    """
+
+    adapter: AdapterRef
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedFile:
+    """A file that left, and its manifest (plain JSON values): of what, and how well it agrees."""
+
+    file: FileRef
+    manifest: dict[str, Any]
+
+
 class Engine(Protocol):
-    """The five verbs. The trainer's own engine has the same names and arguments, without `async`.
+    """The six verbs. The trainer's own engine has the same names and arguments, without `async`.
 
     Every verb may raise the errors of `contract.errors`. `images` are those that requests name by
     index.
@@ -197,6 +216,10 @@ class Engine(Protocol):
 
     async def answer(self, command: Answer, images: Sequence[Pixels]) -> Answered:
         """Answer one inference request."""
+        ...
+
+    async def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:
+        """Write the exchange file of a saved adapter; when this returns, it is durable."""
         ...
 
     async def drop(self, finetune_id: str) -> None:

@@ -21,6 +21,8 @@ from contract.codec import from_plain, to_plain
 from contract.engine import (
     Answer,
     Answered,
+    ExportCheckpoint,
+    ExportedFile,
     MakeRollouts,
     RolloutsMade,
     StepTrained,
@@ -37,12 +39,14 @@ COMMANDS: dict[str, type[Any]] = {
     "make_rollouts": MakeRollouts,
     "train_step": TrainStep,
     "answer": Answer,
+    "export_checkpoint": ExportCheckpoint,
     "drop": str,
 }
 RESULTS: dict[str, type[Any] | None] = {
     "make_rollouts": RolloutsMade,
     "train_step": StepTrained,
     "answer": Answered,
+    "export_checkpoint": ExportedFile,
     "drop": None,
 }
 

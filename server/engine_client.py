@@ -18,6 +18,8 @@ import structlog
 from contract.engine import (
     Answer,
     Answered,
+    ExportCheckpoint,
+    ExportedFile,
     MakeRollouts,
     ModelInfo,
     RolloutsMade,
@@ -132,6 +134,10 @@ class EngineClient:
     async def answer(self, command: Answer, images: Sequence[Pixels]) -> Answered:
         """Answer one inference request."""
         return await self._call("answer", command, images)
+
+    async def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:
+        """Write the exchange file of a saved adapter."""
+        return await self._call("export_checkpoint", command, ())
 
     async def drop(self, finetune_id: str) -> None:
         """Forget what memory holds of a finetune."""

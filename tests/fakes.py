@@ -17,6 +17,8 @@ from PIL import Image
 from contract.engine import (
     Answer,
     Answered,
+    ExportCheckpoint,
+    ExportedFile,
     FileRef,
     MakeRollouts,
     ModelInfo,
@@ -152,6 +154,14 @@ class FakeEngine:
             decode_time_ms=2.0,
             ttft_ms=1.5,
         )
+
+    async def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:
+        await self._call("export_checkpoint", command)
+        if command.adapter.weights is not None:
+            _require_file(command.adapter.weights)
+        seed = command.adapter.weights.digest if command.adapter.weights else "fresh"
+        file = _write(command.path, f"exchange of {seed} at {command.adapter.step}")
+        return ExportedFile(file=file, manifest={"kind": "exchange", "step": command.adapter.step})
 
     async def drop(self, finetune_id: str) -> None:
         self.dropped.append(finetune_id)

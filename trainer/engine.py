@@ -10,6 +10,8 @@ from typing import cast
 from contract.engine import (
     Answer,
     Answered,
+    ExportCheckpoint,
+    ExportedFile,
     MakeRollouts,
     ModelInfo,
     RolloutsMade,
@@ -22,6 +24,7 @@ from contract.skills import Pixels, QueryRequest, Settings, Skill, SkillRequest
 from trainer.adapters.bank import AdapterBank
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row
+from trainer.exchange.outgoing import Export, export_exchange
 from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
 from trainer.metrics import reward_metrics, step_extras
@@ -45,6 +48,7 @@ class TrainerEngine:
     def __init__(
         self, loaded: LoadedModel, *, micro_batch_tokens: int = DEFAULT_MICRO_BATCH_TOKENS
     ):
+        self._loaded = loaded
         self._info = loaded.info
         self._model = loaded.model
         self._config = cast("MoondreamConfig", loaded.model.config)
@@ -167,6 +171,17 @@ class TrainerEngine:
             decode_time_ms=sampled.decode_ms,
             ttft_ms=sampled.prefill_ms,
         )
+
+    def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:
+        """Write the exchange file of an adapter, and measure that it computes the same.
+
+        Raises:
+            ExchangeError: It does not; nothing is left.
+            StorageFull: There is no space; nothing is left.
+        """
+        adapter = self._bank.adapter(command.adapter)
+        export = Export.of(self._loaded, command.adapter, adapter)
+        return export_exchange(export, Path(command.path))
 
     def drop(self, finetune_id: str) -> None:
         """Forget what memory holds of a finetune."""

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from contract.engine import ModelInfo
-from trainer.device_memory import storage_on, why_it_does_not_fit
+from trainer.device_memory import storage_on, find_shortage
 from trainer.memory import count_parameters
 from trainer.model.checkpoint import Progress, inspect_checkpoint, load_checkpoint
 from trainer.model.config import MoondreamConfig
@@ -72,6 +72,7 @@ def load(
     device: str,
     dtype: str,
     tokenizer: Path | None = None,
+    may_keep_fp8: bool = True,
     on_progress: Progress | None = None,
 ) -> LoadedModel:
     """Load, freeze and describe a checkpoint.
@@ -82,6 +83,7 @@ def load(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
         tokenizer: Its tokenizer.json; absent: the one in the directory.
+        may_keep_fp8: Experts that are stored in fp8 may stay so, where the device can use them.
         on_progress: Called with the bytes loaded so far and those of all weights.
 
     Raises:
@@ -99,11 +101,12 @@ def load(
     chosen_dtype = choose_dtype(dtype, chosen_device)
     try:
         checkpoint = inspect_checkpoint(directory)
-        storage = storage_on(chosen_device, chosen_dtype, has_fp8=checkpoint.has_fp8)
+        keeps_fp8 = may_keep_fp8 and checkpoint.has_fp8
+        storage = storage_on(chosen_device, chosen_dtype, has_fp8=keeps_fp8)
         count = count_parameters(checkpoint.config)
-        reason = why_it_does_not_fit(checkpoint.config, count, storage, chosen_device)
-        if reason is not None:
-            raise LoadError(f"{name} {reason}.")
+        shortage = find_shortage(checkpoint.config, count, storage, chosen_device)
+        if shortage is not None:
+            raise LoadError(f"{name} {shortage}.")
         model = load_checkpoint(
             checkpoint,
             device=chosen_device,

@@ -37,7 +37,7 @@ def write_all(
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> FileRef:
-    """Write a safetensors file: temporary file, fsync, rename, fsync of the directory.
+    """Write a safetensors file durably.
 
     Equal tensors and facts give equal bytes, and so the same digest.
 
@@ -48,13 +48,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
         StorageFull: There is no space; nothing is left behind.
         FileExistsError: The name is taken; names are never reused.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; a state file is written once")
     # One entry, because safetensors writes several in an order that changes from call to call.
     metadata = {"moontune": json.dumps(dict(facts), sort_keys=True)}
     data = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
     )
+    return write_bytes(path, data)
+
+
+def write_bytes(path: Path, data: bytes) -> FileRef:
+    """Write a file durably; it has its name only when it is complete.
+
+    Raises:
+        StorageFull: There is no space; nothing is left behind.
+        FileExistsError: The name is taken; names are never reused.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; such a file is written once")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         _make_directory(path.parent)

@@ -115,6 +115,8 @@ def _run(engine: TrainerEngine, message: Message) -> Any:
             return engine.train_step(command, images)
         case "answer":
             return engine.answer(command, images)
+        case "export_checkpoint":
+            return engine.export_checkpoint(command)
         case "drop":
             return engine.drop(command)
         case _:

@@ -47,6 +47,7 @@ class Adapter:
         if found != shapes:
             wrong = sorted(set(found.items()) ^ set(shapes.items()))
             raise ValueError(f"these tensors do not make an adapter of rank {rank}: {wrong[:6]}")
+        self._config = config
         self.rank = rank
         self.tensors = {name: tensors[name] for name in shapes}
         self._layers = [
@@ -72,6 +73,11 @@ class Adapter:
 
     def layer(self, index: int) -> LoraLayer:
         return self._layers[index]
+
+    def to(self, device: torch.device | str) -> Adapter:
+        """The same adapter on a device."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return Adapter(self._config, self.rank, moved)
 
     @property
     def num_bytes(self) -> int:

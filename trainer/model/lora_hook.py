@@ -17,10 +17,14 @@ class LayerAdapter(Protocol):
     expert layer up_a [E, P, D], up_b [E, 2I, P], down_a [E, P, I], down_b [E, D, P].
     """
 
-    up_a: torch.Tensor
-    up_b: torch.Tensor
-    down_a: torch.Tensor
-    down_b: torch.Tensor
+    @property
+    def up_a(self) -> torch.Tensor: ...
+    @property
+    def up_b(self) -> torch.Tensor: ...
+    @property
+    def down_a(self) -> torch.Tensor: ...
+    @property
+    def down_b(self) -> torch.Tensor: ...
 
 
 class TextAdapter(Protocol):

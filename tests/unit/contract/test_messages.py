@@ -11,6 +11,8 @@ from contract.engine import (
     AdapterRef,
     Answer,
     Answered,
+    ExportCheckpoint,
+    ExportedFile,
     FileRef,
     MakeRollouts,
     RolloutsMade,
@@ -107,6 +109,7 @@ COMMANDS: dict[str, Any] = {
         optimizer_path="/data/o2",
     ),
     "answer": Answer(adapter=None, request=CaptionRequest(image=0), settings=SETTINGS, seed=1),
+    "export_checkpoint": ExportCheckpoint(adapter=ADAPTER, path="/data/a.pt"),
     "drop": "0" * 26,
 }
 RESULTS: dict[str, Any] = {
@@ -148,6 +151,9 @@ RESULTS: dict[str, Any] = {
         prefill_time_ms=0.5,
         decode_time_ms=1.5,
         ttft_ms=2.5,
+    ),
+    "export_checkpoint": ExportedFile(
+        file=FileRef(path="/data/a.pt", digest="0" * 64, num_bytes=9), manifest={"rank": 8}
     ),
     "drop": None,
 }
