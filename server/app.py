@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
     checkpoints,
+    files,
     finetunes,
     health,
     inference,
@@ -36,6 +37,7 @@ ROUTERS = (
     rollouts.router,
     train_step.router,
     checkpoints.router,
+    files.router,
     metrics.router,
     inference.router,
     health.router,

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "MOONTUNE_"
@@ -36,7 +43,7 @@ class ServerConfig(BaseSettings):
 
     # --- model
     model: str = Field(
-        "tiny", description="Model to load: `tiny`, a checkpoint's folder or hub repository."
+        "tiny", description="Model to load: `tiny`, a checkpoint's folder or a pulled repository."
     )
     device: str = Field("auto", description="Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field("auto", description="Of the weights: `auto`, `float32` or `bfloat16`.")
@@ -59,10 +66,22 @@ class ServerConfig(BaseSettings):
     allowed_hosts: Names = Field((), description="Host names accepted in open mode, besides ours.")
     cors_origins: Names = Field((), description="Web origins that browsers may call from.")
 
+    public_url: str | None = Field(
+        None, description="What callers know us by, such as `https://tune.example`, for links."
+    )
+    trusted_proxies: Names = Field(
+        (), description="Addresses of proxies whose forwarded scheme and host are believed."
+    )
+
     # --- storage
     data_dir: Path = Field(Path("data"), description="Folder of the database and the weights.")
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; absent: SQLite file `moontune.db` in `data_dir`."
+    )
+
+    models_dir: Path = Field(
+        Path("~/.cache/moontune/models"),
+        description="Folder of the models that `moontune model pull` brings.",
     )
 
     # --- limits of one request
@@ -88,6 +107,10 @@ class ServerConfig(BaseSettings):
     )
     max_generation_tokens: int = Field(
         4096, ge=1, description="Most tokens of one answer; larger wishes are lowered to it."
+    )
+
+    download_link_seconds: int = Field(
+        3600, ge=1, description="How long a link to a checkpoint's file holds."
     )
 
     # --- waiting and work
@@ -138,6 +161,20 @@ class ServerConfig(BaseSettings):
         if not (key.isascii() and key.isprintable()):
             raise ValueError("no HTTP header can carry this key; use printable ASCII characters")
         return SecretStr(key)
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("wanted is a URL such as https://tune.example")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in value:
+            ipaddress.ip_network(proxy, strict=False)  # its error says what is wrong
+        return value
 
     @field_validator("log_level")
     @classmethod
@@ -192,3 +229,14 @@ def load_config(**overrides: Any) -> ServerConfig:
     """
     refuse_unknown_names()
     return ServerConfig(**overrides)
+
+
+def describe_faults(error: ValueError) -> str:
+    """What is wrong with the configuration, without the values, which may be secret."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults = (
+        (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "))
+        for fault in error.errors(include_input=False, include_url=False)
+    )
+    return "; ".join(f"{name}: {message}" if name else message for name, message in faults)

@@ -1,15 +1,20 @@
 """The files of adapter states: their names, who is using them, and their removal.
 
-The only module that removes files. The trainer writes them; rows say which of them count.
+The only module that removes files. The trainer writes them, or they are copied here; rows say which
+of them count.
 
     {data_dir}/finetunes/{finetune_id}/{step:08d}-{token}.weights.safetensors
                                                          .optimizer.safetensors
+                                                         .exchange.pt
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
+import hashlib
+import os
 import re
 import secrets
 from collections import Counter
@@ -17,11 +22,14 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from contract.engine import FileRef
+from server.domain.errors import InternalError, StorageFullError
 
 _ULID_FOLDER = re.compile(r"[0-9A-Z]{26}")
 _TOKEN_BYTES = 6
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,15 @@ class StateFiles:
             weights=str(folder / f"{stem}.weights.safetensors"),
             optimizer=str(folder / f"{stem}.optimizer.safetensors"),
         )
+
+    def new_weights(self, finetune_id: str) -> str:
+        """Choose the path of the weights that a finetune starts from."""
+        return self.new_output(finetune_id, 0).weights
+
+    def new_exchange(self, finetune_id: str, step: int) -> str:
+        """Choose the path of an exchange file."""
+        stem = f"{step:08d}-{secrets.token_hex(_TOKEN_BYTES)}"
+        return str(self._root / finetune_id / f"{stem}.exchange.pt")
 
     @contextmanager
     def hold(self, paths: Iterable[str]) -> Generator[None]:
@@ -105,6 +122,10 @@ class StateFiles:
         """Return a reference as rows keep it: relative to the data directory."""
         return dataclasses.replace(ref, path=str(Path(ref.path).relative_to(self._data_dir)))
 
+    @overload
+    def absolute(self, ref: FileRef) -> FileRef: ...
+    @overload
+    def absolute(self, ref: None) -> None: ...
     def absolute(self, ref: FileRef | None) -> FileRef | None:
         """Return a reference as the trainer needs it."""
         return ref and dataclasses.replace(ref, path=str(self._data_dir / ref.path))
@@ -112,6 +133,47 @@ class StateFiles:
     def absolute_paths(self, stored_paths: Iterable[str]) -> set[Path]:
         """Return where files lie that rows name."""
         return {self._data_dir / path for path in stored_paths}
+
+
+def copy_file(source: FileRef, target: Path) -> FileRef:
+    """Copy a file durably; it has its name only when it is whole and what the row says.
+
+    Raises:
+        StorageFullError: There is no space; nothing is left.
+        InternalError: The source is damaged or gone.
+    """
+    temporary = target.with_name(f".{target.name}.tmp")
+    digest = hashlib.sha256()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Path(source.path).open("rb") as reading, temporary.open("wb") as writing:
+            while block := reading.read(_BLOCK_BYTES):
+                digest.update(block)
+                writing.write(block)
+            writing.flush()
+            os.fsync(writing.fileno())
+        if digest.hexdigest() != source.digest:
+            raise InternalError("The weights to copy are damaged: their SHA-256 differs.")
+        temporary.rename(target)
+        for folder in (target.parent, target.parent.parent):
+            _sync(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError("The disk of the server is full; nothing was made.") from error
+        raise
+    except InternalError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return dataclasses.replace(source, path=str(target))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _stem(path: str) -> str:

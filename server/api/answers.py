@@ -19,12 +19,15 @@ def finetune_item(finetune: Finetune) -> dict[str, Any]:
 
 
 def finetune_details(finetune: Finetune) -> dict[str, Any]:
-    """One finetune; `base_model` is null until a model was loaded."""
-    return {
+    """One finetune; `base_model` is null until a model was loaded, `origin` left out if fresh."""
+    details = {
         **finetune_item(finetune),
         "step": finetune.step,
         "base_model": finetune.base_model_name,
     }
+    if finetune.origin is not None:
+        details["origin"] = finetune.origin
+    return details
 
 
 def checkpoint_item(checkpoint: Checkpoint) -> dict[str, Any]:

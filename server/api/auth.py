@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
@@ -44,7 +45,9 @@ def check_host(request: Request, config: ServerConfig) -> None:
     if not config.is_open:
         return
     host = _host_name(request.headers.get("host", ""))
-    names = ("localhost", config.host, *config.allowed_hosts)
+    names = ["localhost", config.host, *config.allowed_hosts]
+    if config.public_url is not None:
+        names.append(urlsplit(config.public_url).hostname or "")
     if host in (name.lower() for name in names):
         return
     if is_loopback_host(config.host) and host in _LOOPBACK_NAMES:

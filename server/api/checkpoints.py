@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.answers import checkpoint_item
 from server.api.deps import Account, ServicesDep, json_answer
+from server.api.files import FILES_PATH
+from server.api.own_url import own_url
 from server.api.pagination import PageDep, page_body
 from server.domain.errors import CheckpointNotFoundError
 from server.domain.rules import MAX_STEP
@@ -32,6 +34,23 @@ async def list_checkpoints(
         account, finetune_id, after_step=query.integer("step", -1), limit=query.limit
     )
     return json_answer(page_body("checkpoints", page, checkpoint_item))
+
+
+@router.get("/{step}/download")
+async def download(
+    request: Request, account: Account, finetune_id: str, step: str, services: ServicesDep
+) -> Response:
+    """Return a link to the exchange file of a saved step."""
+    link = await services.downloads.link(account, finetune_id, parse_step(step))
+    return json_answer(
+        {
+            "url": f"{own_url(request, services.config)}{FILES_PATH}{link.token}",
+            "expires_in": link.expires_in_seconds,
+            "sha256": link.digest,
+            "num_bytes": link.num_bytes,
+            "manifest": link.manifest,
+        }
+    )
 
 
 @router.delete("/{step}")

@@ -22,7 +22,10 @@ CreateBody = Annotated[Parsed[CreateFinetuneBody], Depends(body_of(CreateFinetun
 @router.post("", openapi_extra=reads(CreateFinetuneBody))
 async def create(account: Account, body: CreateBody, services: ServicesDep) -> Response:
     """Create a finetune, or return the one of that name and rank."""
-    finetune = await services.finetunes.create(account, name=body.value.name, rank=body.value.rank)
+    wish = body.value
+    finetune = await services.finetunes.create(
+        account, name=wish.name, rank=wish.rank, origin=wish.origin
+    )
     return json_answer({"finetune_id": finetune.id})
 
 

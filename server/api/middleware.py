@@ -23,6 +23,7 @@ _log = structlog.get_logger("server.access")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _SLASHES = re.compile(r"/{2,}")
+_SECRET_PATHS = re.compile(r"^(/v1/files/).+")
 _QUIET_PATHS = ("/healthz", "/readyz")
 
 
@@ -111,7 +112,7 @@ class Exchange:
         """Write the one line about this request."""
         facts: dict[str, Any] = {
             "method": scope["method"],
-            "path": scope["path"],
+            "path": _SECRET_PATHS.sub(r"\1...", scope["path"]),
             "status": self.status,
             "duration_ms": round((time.monotonic() - self._started) * 1000, 1),
             "body_bytes": self._num_bytes,

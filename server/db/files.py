@@ -12,7 +12,8 @@ NUM_STATES_KEPT = 2
 
 
 def pinned_paths(session: Session, finetune_id: str) -> set[str]:
-    """Return the paths that a finetune needs: its last two states, its saved checkpoints.
+    """Return the paths that a finetune needs: its last two states, its saved checkpoints
+    with the files that were made of them.
 
     A deleted or unknown finetune needs none.
     """
@@ -27,10 +28,12 @@ def pinned_paths(session: Session, finetune_id: str) -> set[str]:
             TrainStep.step > finetune.step - NUM_STATES_KEPT,
         )
     )
-    saved = session.scalars(
-        select(Checkpoint.weights_path).where(
+    saved = session.execute(
+        select(Checkpoint.weights_path, Checkpoint.exchange_path).where(
             Checkpoint.finetune_id == finetune_id, Checkpoint.deleted_at_ms.is_(None)
         )
     )
-    paths = {path for state in states for path in state} | set(saved)
+    paths = {path for row in (*states, *saved) for path in row}
+    if finetune.step < NUM_STATES_KEPT:  # its first state is the one it started from
+        paths.add(finetune.origin_weights_path)
     return {path for path in paths if path is not None}

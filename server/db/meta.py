@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+
 from sqlalchemy.orm import Session
 
 from server.db.models import Meta
 
 _EPOCH = "epoch"
+_SIGNING_SECRET = "signing_secret"
+_SECRET_BYTES = 32
 
 
 def next_epoch(session: Session) -> int:
@@ -15,3 +19,18 @@ def next_epoch(session: Session) -> int:
     epoch = 1 if row is None else int(row.value) + 1
     session.merge(Meta(key=_EPOCH, value=str(epoch)))
     return epoch
+
+
+def find_signing_secret(session: Session) -> str | None:
+    """Return what links are signed with, in hex, if one was drawn."""
+    row = session.get(Meta, _SIGNING_SECRET)
+    return None if row is None else row.value
+
+
+def signing_secret(session: Session) -> str:
+    """Return what links are signed with, in hex; drawn once for this database."""
+    found = find_signing_secret(session)
+    if found is None:
+        found = secrets.token_hex(_SECRET_BYTES)
+        session.add(Meta(key=_SIGNING_SECRET, value=found))
+    return found

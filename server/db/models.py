@@ -57,6 +57,8 @@ class Account(Base):
 class Finetune(Base):
     """A named training effort.
 
+    `origin` says where it started from, when not from a fresh adapter: `{finetune_id}@{step}`, or
+    `import:{SHA-256}`; `origin_weights` then is its state at step 0, null while that is fresh, too.
     `ordinal` counts the finetunes of this database, never reused; seeds depend on it, so that they
     do not depend on random ids. `base_model_*` are null until a model was seen.
     """
@@ -84,10 +86,22 @@ class Finetune(Base):
     adapter_seed: Mapped[int] = mapped_column(BigInteger)
     base_model_name: Mapped[str | None] = mapped_column(Text)
     base_model_digest: Mapped[str | None] = mapped_column(String(64))
+    origin: Mapped[str | None] = mapped_column(Text)
+    origin_manifest: Mapped[str | None] = mapped_column(Text)
+    origin_weights_path: Mapped[str | None] = mapped_column(Text)
+    origin_weights_digest: Mapped[str | None] = mapped_column(String(64))
+    origin_weights_num_bytes: Mapped[int | None] = mapped_column(BigInteger)
     step: Mapped[int] = mapped_column(BigInteger)
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     updated_at_ms: Mapped[int] = mapped_column(BigInteger)
     deleted_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+    @property
+    def origin_weights(self) -> FileRef | None:
+        """The weights at step 0; None for a fresh adapter."""
+        return _file_ref(
+            self.origin_weights_path, self.origin_weights_digest, self.origin_weights_num_bytes
+        )
 
 
 class TrainStep(Base):
@@ -123,7 +137,10 @@ class TrainStep(Base):
 
 
 class Checkpoint(Base):
-    """A saved step: pins the weights that its train step wrote."""
+    """A saved step: pins the weights that its train step wrote.
+
+    `exchange_*` is the file for other readers, null until somebody asks for it.
+    """
 
     __tablename__ = "checkpoints"
     __table_args__ = (
@@ -143,9 +160,18 @@ class Checkpoint(Base):
     weights_path: Mapped[str | None] = mapped_column(Text)
     weights_digest: Mapped[str | None] = mapped_column(String(64))
     weights_num_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    exchange_path: Mapped[str | None] = mapped_column(Text)
+    exchange_digest: Mapped[str | None] = mapped_column(String(64))
+    exchange_num_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    exchange_manifest: Mapped[str | None] = mapped_column(Text)
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     updated_at_ms: Mapped[int] = mapped_column(BigInteger)
     deleted_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+    @property
+    def exchange(self) -> FileRef | None:
+        """The file for other readers, if it was made."""
+        return _file_ref(self.exchange_path, self.exchange_digest, self.exchange_num_bytes)
 
     @property
     def weights(self) -> FileRef | None:

@@ -117,6 +117,19 @@ class BaseModelMismatchError(ServiceError):
     code = "base_model_mismatch"
 
 
+class OriginConflictError(ServiceError):
+    status = 409
+    code = "origin_conflict"
+
+
+# --- 410
+
+
+class CheckpointDeletedError(ServiceError):
+    status = 410
+    code = "checkpoint_deleted"
+
+
 # --- 413
 
 

@@ -112,11 +112,13 @@ def _bind_newest(
     finetune = living_finetune(session, account_id, finetune_id)
     if finetune.base_model_digest is None:
         finetune.base_model_name, finetune.base_model_digest = model.name, model.digest
-    _check_base_model(finetune, model)
+    check_base_model(finetune, model)
     newest = train_steps.find_newest(session, finetune)
     return AdapterState(
         ordinal=finetune.ordinal,
-        adapter=_adapter(finetune, finetune.step, newest and newest.weights),
+        adapter=_adapter(
+            finetune, finetune.step, newest.weights if newest else finetune.origin_weights
+        ),
         optimizer=newest and newest.optimizer,
     )
 
@@ -132,7 +134,7 @@ def _read_saved(
         hint = f"saved steps near it: {saved}" if saved else "no step of this finetune is saved"
         raise CheckpointNotFoundError(f"Checkpoint not found: step {step} is not saved; {hint}.")
     if model is not None:
-        _check_base_model(finetune, model)
+        check_base_model(finetune, model)
     return AdapterState(
         ordinal=finetune.ordinal, adapter=_adapter(finetune, step, checkpoint.weights)
     )
@@ -148,7 +150,12 @@ def _adapter(finetune: Finetune, step: int, weights: FileRef | None) -> AdapterR
     )
 
 
-def _check_base_model(finetune: Finetune, model: ModelInfo) -> None:
+def check_base_model(finetune: Finetune, model: ModelInfo) -> None:
+    """Refuse a finetune of another base model.
+
+    Raises:
+        BaseModelMismatchError: Naming both.
+    """
     if finetune.base_model_digest != model.digest:
         raise BaseModelMismatchError(
             f"The finetune belongs to base model {finetune.base_model_name!r}; loaded is"

@@ -12,6 +12,7 @@ from server.services.adapters import Adapters
 from server.services.checkpoints import Checkpoints
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
+from server.services.downloads import Downloads
 from server.services.finetunes import Finetunes
 from server.services.handover import Handover
 from server.services.images import ImageDecoder
@@ -34,6 +35,7 @@ class Services:
     rollouts: Rollouts
     training: Training
     checkpoints: Checkpoints
+    downloads: Downloads
     metrics: Metrics
     inference: Inference
 
@@ -59,7 +61,7 @@ def build_services(
         database=database,
         dispatcher=dispatcher,
         cleanup=cleanup,
-        finetunes=Finetunes(database, engine, seeds, cleanup),
+        finetunes=Finetunes(database, engine, seeds, files, cleanup),
         rollouts=Rollouts(
             engine=engine,
             dispatcher=dispatcher,
@@ -82,6 +84,16 @@ def build_services(
             queue_seconds=config.train_queue_seconds,
         ),
         checkpoints=Checkpoints(database, cleanup),
+        downloads=Downloads(
+            database=database,
+            engine=engine,
+            dispatcher=dispatcher,
+            handover=handover,
+            adapters=adapters,
+            files=files,
+            cleanup=cleanup,
+            link_seconds=config.download_link_seconds,
+        ),
         metrics=Metrics(database),
         inference=Inference(
             engine=engine,

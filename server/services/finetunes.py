@@ -2,22 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from ulid import ULID
 
-from contract.engine import ModelInfo
-from contract.ids import parse_ulid
-from server.db import finetunes
+from contract.engine import FileRef, ModelInfo
+from contract.ids import CheckpointName, parse_ulid
+from server.db import checkpoints, finetunes
 from server.db.connection import Database
 from server.db.models import Finetune
 from server.domain.clock import now_ms
-from server.domain.errors import FinetuneNotFoundError, RankConflictError
+from server.domain.errors import (
+    CheckpointNotFoundError,
+    FinetuneNotFoundError,
+    OriginConflictError,
+    RankConflictError,
+    ValidationFailedError,
+)
 from server.domain.pages import Page, cut_page
 from server.domain.seeds import SeedSource
-from server.services.adapters import living_finetune
+from server.files import StateFiles, copy_file
+from server.services.adapters import check_base_model, living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import SupervisedEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """Which finetune somebody wants."""
+
+    account_id: str
+    name: str
+    rank: int
+    origin: CheckpointName | None = None
+
+    @property
+    def origin_text(self) -> str | None:
+        """Its origin as rows keep it."""
+        return self.origin and f"{self.origin.finetune_id}@{self.origin.step}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a new finetune begins.
+
+    Attributes:
+        model: What is loaded, if that is known.
+        base_model: Name and digest of the base model it belongs to; None: those of `model`.
+        seed: Of its fresh adapter; None: drawn for it.
+        weights: Its state at step 0, as rows keep it; None: the fresh adapter.
+        origin: Where they are from, where the wish does not say it.
+        manifest: Of an import.
+    """
+
+    id: str = field(default_factory=lambda: str(ULID()))
+    model: ModelInfo | None = None
+    base_model: tuple[str | None, str | None] | None = None
+    seed: int | None = None
+    weights: FileRef | None = None
+    origin: str | None = None
+    manifest: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    """What of a saved checkpoint a new finetune takes over."""
+
+    base_model_name: str | None
+    base_model_digest: str | None
+    seed: int
+    weights: FileRef | None
 
 
 class Finetunes:
@@ -28,28 +87,73 @@ class Finetunes:
         database: Database,
         engine: SupervisedEngine,
         seeds: SeedSource,
+        files: StateFiles,
         cleanup: Cleanup,
     ):
         self._database = database
         self._engine = engine
         self._seeds = seeds
+        self._files = files
         self._cleanup = cleanup
 
-    async def create(self, account_id: str, *, name: str, rank: int) -> Finetune:
+    async def create(
+        self, account_id: str, *, name: str, rank: int, origin: CheckpointName | None = None
+    ) -> Finetune:
         """Return the living finetune of that name, made now unless it was there.
+
+        Args:
+            origin: The saved checkpoint that a new one starts from; compared with that of an
+                existing one only when given.
 
         Raises:
             RankConflictError: It is there with another rank.
+            OriginConflictError: It is there with another origin.
+            CheckpointNotFoundError: The origin is not saved, or its finetune is not there.
+            BaseModelMismatchError: The origin belongs to another base model.
+            ValidationFailedError: The origin has another rank.
         """
+        wish = Wish(account_id=account_id, name=name, rank=rank, origin=origin)
+        existing = await self._database.read(_find_existing, wish)
+        if existing is not None:
+            return existing
         model = self._engine.status().model
+        if origin is None:
+            return await self._insert(wish, Start(model=model))
+        source = await self._database.read(_find_origin, wish, model)
+        start = Start(
+            model=model,
+            base_model=(source.base_model_name, source.base_model_digest),
+            seed=source.seed,
+        )
+        return await self._insert_with_copy(wish, start, source)
+
+    async def _insert_with_copy(self, wish: Wish, start: Start, source: _Origin) -> Finetune:
+        """Copy the weights first, under the id that the row will have."""
+        if source.weights is None:
+            return await self._insert(wish, start)
+        async with self._files.lock:
+            weights = self._files.absolute(source.weights)
+            path = self._files.new_weights(start.id)
+            hold = self._files.hold([weights.path, path])
+            hold.__enter__()
         try:
-            return await self._database.write(
-                _create, account_id, name=name, rank=rank, seeds=self._seeds, model=model
-            )
+            copied = await asyncio.to_thread(copy_file, weights, Path(path))
+            stored = self._files.stored(copied)
+            finetune = await self._insert(wish, dataclasses.replace(start, weights=stored))
+            if finetune.id != start.id:  # somebody was faster
+                self._files.remove([Path(path)])
+            return finetune
+        except BaseException:
+            self._files.remove([Path(path)])
+            raise
+        finally:
+            hold.__exit__(None, None, None)
+
+    async def _insert(self, wish: Wish, start: Start) -> Finetune:
+        try:
+            return await self._database.write(create_finetune, wish, start, self._seeds)
         except IntegrityError:  # another process won the race for the name; read its row
-            return await self._database.write(
-                _create, account_id, name=name, rank=rank, seeds=self._seeds, model=model
-            )
+            return await self._database.write(create_finetune, wish, start, self._seeds)
 
     async def list(self, account_id: str, *, after_ordinal: int, limit: int) -> Page[Finetune]:
         """Return living finetunes, oldest first."""
@@ -72,40 +176,80 @@ class Finetunes:
         self._cleanup.drop_soon(finetune.id)
 
 
-def _create(
-    session: Session,
-    account_id: str,
-    *,
-    name: str,
-    rank: int,
-    seeds: SeedSource,
-    model: ModelInfo | None,
-) -> Finetune:
-    existing = finetunes.find_by_name(session, account_id, name)
+def create_finetune(session: Session, wish: Wish, start: Start, seeds: SeedSource) -> Finetune:
+    """Return the living finetune of that name, made now unless it was there; see `create`."""
+    existing = _find_existing(session, wish)
     if existing is not None:
-        if existing.rank != rank:
-            raise RankConflictError(
-                f"Finetune '{name}' exists with rank {existing.rank}; rank {rank} was asked for.",
-                loc=("body", "rank"),
-            )
         return existing
     at_ms = now_ms()
+    model, weights = start.model, start.weights
+    name, digest = start.base_model or (model and model.name, model and model.digest)
     finetune = Finetune(
-        id=str(ULID()),
-        account_id=account_id,
-        name=name,
-        rank=rank,
+        id=start.id,
+        account_id=wish.account_id,
+        name=wish.name,
+        rank=wish.rank,
         adapter_seed=0,
-        base_model_name=model and model.name,
-        base_model_digest=model and model.digest,
+        base_model_name=name,
+        base_model_digest=digest,
+        origin=start.origin or wish.origin_text,
+        origin_manifest=start.manifest,
+        origin_weights_path=weights and weights.path,
+        origin_weights_digest=weights and weights.digest,
+        origin_weights_num_bytes=weights and weights.num_bytes,
         step=0,
         created_at_ms=at_ms,
         updated_at_ms=at_ms,
     )
     session.add(finetune)
     session.flush()  # gives the ordinal
-    finetune.adapter_seed = seeds.adapter_seed(finetune.ordinal)
+    fresh_seed = seeds.adapter_seed(finetune.ordinal)
+    finetune.adapter_seed = fresh_seed if start.seed is None else start.seed
     return finetune
+
+
+def _find_existing(session: Session, wish: Wish) -> Finetune | None:
+    existing = finetunes.find_by_name(session, wish.account_id, wish.name)
+    if existing is None:
+        return None
+    if existing.rank != wish.rank:
+        raise RankConflictError(
+            f"Finetune '{wish.name}' exists with rank {existing.rank}; rank {wish.rank} was asked"
+            " for.",
+            loc=("body", "rank"),
+        )
+    if wish.origin_text is not None and existing.origin != wish.origin_text:
+        raise OriginConflictError(
+            f"Finetune '{wish.name}' exists and started from"
+            f" {existing.origin or 'a fresh adapter'}; leave from_checkpoint out to go on with it,"
+            " or choose another name.",
+            loc=("body", "from_checkpoint"),
+        )
+    return existing
+
+
+def _find_origin(session: Session, wish: Wish, model: ModelInfo | None) -> _Origin:
+    assert wish.origin is not None, "there is an origin to find"
+    source = living_finetune(session, wish.account_id, wish.origin.finetune_id)
+    checkpoint = checkpoints.find_living(session, source.id, wish.origin.step)
+    if checkpoint is None:
+        raise CheckpointNotFoundError(
+            f"Checkpoint not found: step {wish.origin.step} of that finetune is not saved.",
+            loc=("body", "from_checkpoint"),
+        )
+    if source.rank != wish.rank:
+        raise ValidationFailedError(
+            f"The checkpoint has rank {source.rank}; rank {wish.rank} was asked for.",
+            loc=("body", "rank"),
+        )
+    if model is not None:
+        check_base_model(source, model)
+    return _Origin(
+        base_model_name=source.base_model_name,
+        base_model_digest=source.base_model_digest,
+        seed=source.adapter_seed,
+        weights=checkpoint.weights,
+    )
 
 
 def _delete(session: Session, account_id: str, finetune_id: str) -> Finetune:

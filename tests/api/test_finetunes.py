@@ -75,14 +75,6 @@ async def test_names_are_case_sensitive(service: Service) -> None:
     assert await service.create("a") != await service.create("A")
 
 
-async def test_starting_from_a_checkpoint_is_refused_and_null_is_absent(service: Service) -> None:
-    body = {"name": "a", "rank": 8, "from_checkpoint": f"{UNKNOWN_ID}@1"}
-    answer = await service.post(FINETUNES, body)
-    assert "not supported" in refusal(answer, 422, "validation_error")["message"]
-    await service.post(FINETUNES, {**body, "from_checkpoint": None})
-    assert (await service.get(FINETUNES)).json()["finetunes"][0]["name"] == "a"
-
-
 async def test_one_finetune_is_wrapped_and_its_id_is_read_in_any_case(service: Service) -> None:
     finetune_id = await service.create("a", 24)
     answer = await service.get(f"{FINETUNES}/{finetune_id.lower()}")

@@ -124,12 +124,13 @@ def test_an_older_database_is_backed_up_then_upgraded(
     config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrate.upgrade(config)
+    head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
     newer = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, newer)
-    (newer / "versions" / "0002_next.py").write_text(
+    (newer / "versions" / "next.py").write_text(
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '0002', '0001', None, None\n"
+        f"revision, down_revision, branch_labels, depends_on = 'next', '{head}', None, None\n"
         "def upgrade():\n"
         "    op.create_table('news', sa.Column('id', sa.Integer(), primary_key=True))\n"
         "def downgrade():\n"
@@ -137,11 +138,11 @@ def test_an_older_database_is_backed_up_then_upgraded(
     )
     monkeypatch.setattr(migrate, "_folder", lambda: newer)
     migrate.upgrade(config)
-    (backup,) = config.data_dir.glob("moontune.db.0001.*.backup")
+    (backup,) = config.data_dir.glob(f"moontune.db.{head}.*.backup")
     assert tables(backup) == tables(config.data_dir / "moontune.db") - {"news"}
     with sqlite3.connect(config.data_dir / "moontune.db") as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
-            ("0002",)
+            ("next",)
         ]
     connection.close()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, StrictStr
 from pydantic_core import PydanticCustomError
 
+from contract.ids import CheckpointName
 from server.api.schemas.fields import Body, Integer
 from server.domain import rules
 
@@ -27,12 +28,18 @@ def _check_rank(rank: int) -> int:
     return rank
 
 
-def _refuse_origin(origin: Any) -> None:
-    if origin is not None:
-        raise ValueError("Starting from a checkpoint is not supported yet; leave the field out")
+def _check_origin(origin: str | None) -> str | None:
+    if origin is not None and CheckpointName.parse(origin) is None:
+        raise ValueError("Name a saved checkpoint as finetune_id@step, or leave the field out")
+    return origin
 
 
 class CreateFinetuneBody(Body):
     name: Annotated[StrictStr, AfterValidator(_check_name)]
     rank: Annotated[Integer, AfterValidator(_check_rank)]
-    from_checkpoint: Annotated[Any, AfterValidator(_refuse_origin)] = None
+    from_checkpoint: Annotated[StrictStr | None, AfterValidator(_check_origin)] = None
+
+    @property
+    def origin(self) -> CheckpointName | None:
+        """The saved checkpoint to start from."""
+        return None if self.from_checkpoint is None else CheckpointName.parse(self.from_checkpoint)

@@ -43,5 +43,12 @@ def test_every_member_is_there_with_the_same_shape(protocol: type, implementatio
         assert get_type_hints(found) == get_type_hints(wanted), name
 
 
-def test_the_engine_protocol_has_its_five_verbs() -> None:
-    assert members(Engine) == ["answer", "describe", "drop", "make_rollouts", "train_step"]
+def test_the_engine_protocol_has_its_six_verbs() -> None:
+    assert members(Engine) == [
+        "answer",
+        "describe",
+        "drop",
+        "export_checkpoint",
+        "make_rollouts",
+        "train_step",
+    ]

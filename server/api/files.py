@@ -1,0 +1,22 @@
+"""Signed files: whoever has the link may read it; http-api.md 12.5."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import FileResponse, Response
+
+from server.api.deps import ServicesDep
+
+FILES_PATH = "/v1/files/"
+
+router = APIRouter(tags=["files"])
+
+
+@router.head(FILES_PATH + "{token}", include_in_schema=False)
+@router.get(FILES_PATH + "{token}")
+async def read_file(token: str, services: ServicesDep) -> Response:
+    """Send a file, whole or a range of it; needs no key."""
+    download = await services.downloads.open(token)
+    return FileResponse(
+        download.path, filename=download.name, media_type="application/octet-stream"
+    )

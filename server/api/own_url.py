@@ -1,0 +1,36 @@
+"""The address that callers know us by."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from starlette.requests import Request
+
+from server.config import ServerConfig
+
+
+def own_url(request: Request, config: ServerConfig) -> str:
+    """Scheme and host, without a slash at the end: `https://tune.example`.
+
+    From `public_url`, else from the request; what a proxy forwarded counts only if we trust it.
+    """
+    if config.public_url is not None:
+        return config.public_url.rstrip("/")
+    scheme, host = request.url.scheme, request.headers.get("host", "")
+    peer = "" if request.client is None else request.client.host
+    if _is_trusted(peer, config.trusted_proxies):
+        scheme = _first(request, "x-forwarded-proto") or scheme
+        host = _first(request, "x-forwarded-host") or host
+    return f"{scheme}://{host or request.url.netloc}"
+
+
+def _first(request: Request, header: str) -> str:
+    return request.headers.get(header, "").split(",")[0].strip()
+
+
+def _is_trusted(peer: str, proxies: tuple[str, ...]) -> bool:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    return any(address in ipaddress.ip_network(proxy, strict=False) for proxy in proxies)
