@@ -1,4 +1,4 @@
-"""The command line: `moontune serve` and `moontune demo`."""
+"""The command line: `moontune serve`, `moontune demo` and `moontune model`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from pydantic import ValidationError
 
-from server.config import ServerConfig, load_config
+from server import model_commands
+from server.config import ServerConfig, describe_faults, load_config
 from server.demo import DemoError, run_demo
 from server.serving import serve as run_server
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(model_commands.app, name="model")
 
 
 def _help(name: str) -> str | None:
@@ -71,7 +72,7 @@ def serve(
     try:
         config = load_config(**{name: v for name, v in options.items() if v is not None})
     except ValueError as error:
-        _fail(_sentence(error), WRONG_USAGE)
+        _fail(describe_faults(error), WRONG_USAGE)
     raise typer.Exit(run_server(config))
 
 
@@ -99,14 +100,3 @@ def main() -> None:
 def _fail(sentence: str, status: int) -> NoReturn:
     typer.echo(f"moontune: {sentence}", err=True)
     raise typer.Exit(status)
-
-
-def _sentence(error: ValueError) -> str:
-    """What is wrong with the configuration, without the values, which may be secret."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    faults = (
-        (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "))
-        for fault in error.errors(include_input=False, include_url=False)
-    )
-    return "; ".join(f"{name}: {message}" if name else message for name, message in faults)

@@ -217,7 +217,7 @@ def _trainer_launch(config: ServerConfig) -> WorkerLaunch:
         model=str(find("tiny/checkpoint")) if is_tiny else config.model,
         device=config.device,
         dtype=config.dtype,
-        options=("--name", "tiny") if is_tiny else (),
+        options=("--name", "tiny") if is_tiny else ("--models-dir", str(config.models_dir)),
     )
     return WorkerLaunch(command=command, log_path=config.data_dir / "logs" / "worker.log")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from contract.messages import EXIT_REFUSED
+from trainer.catalog.store import find_model
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine, warm_up
-from trainer.hub import find_model
 from trainer.loading import LoadError, in_percent, load
 from trainer.worker import Connection, run_worker
 
@@ -38,7 +38,7 @@ def main() -> int:
             connection.send({"kind": "loading", "text": text})
 
         tell(f"loading {name}")
-        files = find_model(arguments.model)
+        files = find_model(arguments.model, arguments.models_dir)
         loaded = load(
             files.directory,
             tokenizer=files.tokenizer,
@@ -62,7 +62,8 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="our end of the socket pair")
     parser.add_argument("--epoch", type=int, required=True, help="the number of this life")
-    parser.add_argument("--model", required=True, help="a checkpoint directory or a hub repository")
+    parser.add_argument("--model", required=True, help="a checkpoint directory or a pulled model")
+    parser.add_argument("--models-dir", type=Path, default=Path(), help="the pulled models")
     parser.add_argument("--name", default="", help="what the model is called on the wire")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")

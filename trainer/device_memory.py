@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,21 +44,48 @@ def keeps_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
-def why_it_does_not_fit(
+@dataclass(frozen=True, kw_only=True)
+class Shortage:
+    """A model that does not fit a device; reads as the end of a sentence about the model.
+
+    Attributes:
+        needed, weights: Bytes to serve, and the weights among them.
+        advice: What would help, the least effort first.
+    """
+
+    device: torch.device
+    memory: DeviceMemory
+    storage: Storage
+    needed: int
+    weights: int
+    advice: Sequence[str]
+
+    @property
+    def short(self) -> str:
+        """What is free and what to do."""
+        free, total = readable_bytes(self.memory.free), readable_bytes(self.memory.total)
+        return f"{self.device} has {free} of {total} free: {', or '.join(self.advice)}"
+
+    def __str__(self) -> str:
+        needed, weights = readable_bytes(self.needed), readable_bytes(self.weights)
+        return f"needs {needed} in {self.storage} ({weights} of it weights), but {self.short}"
+
+
+def find_shortage(
     config: MoondreamConfig, count: ParameterCount, storage: Storage, device: torch.device
-) -> str | None:
-    """Say what is needed, what is free and what to do; None when serving fits or nobody knows."""
+) -> Shortage | None:
+    """Compare what serving needs with what is free; None when it fits or nobody knows."""
     memory = device_memory(device)
-    if memory is None:
-        return None
     needed = serving_bytes(config, count, storage)
-    if needed <= memory.free:
+    if memory is None or needed <= memory.free:
         return None
-    advice = _advice(config, count, storage, device, memory)
-    return (
-        f"needs {gigabytes(needed)} in {storage} ({gigabytes(weight_bytes(count, storage))} of it"
-        f" weights), but {device} has {gigabytes(memory.free)} of {gigabytes(memory.total)} free:"
-        f" {', or '.join(advice)}"
+    return Shortage(
+        device=device,
+        memory=memory,
+        storage=storage,
+        needed=needed,
+        weights=weight_bytes(count, storage),
+        advice=_advice(config, count, storage, device, memory),
     )
 
 
@@ -74,23 +102,23 @@ def _advice(
         found.append("stop what else runs there")
     half = Storage(dtype=torch.bfloat16, has_fp8_experts=storage.has_fp8_experts)
     if storage.dtype.itemsize > 2 and serving_bytes(config, count, half) <= memory.free:
-        found.append(f"--dtype bfloat16 ({gigabytes(serving_bytes(config, count, half))})")
+        found.append(f"--dtype bfloat16 ({readable_bytes(serving_bytes(config, count, half))})")
     fp8 = Storage(dtype=torch.bfloat16, has_fp8_experts=True)
     could_be_fp8 = config.family is Family.MOONDREAM3 and keeps_fp8(device)
     if could_be_fp8 and not storage.has_fp8_experts:
         needed = serving_bytes(config, count, fp8)
         if needed <= memory.free:
-            found.append(f"take fp8 weights such as {FP8_MODEL} ({gigabytes(needed)})")
+            found.append(f"take fp8 weights such as {FP8_MODEL} ({readable_bytes(needed)})")
     return found or [
         "choose another device" if device.type == "cuda" else "use a machine with more"
     ]
 
 
-def gigabytes(num_bytes: int) -> str:
-    """Such as `18.5 GB`; below a tenth of one in MB."""
-    if num_bytes < 100_000_000:
-        return f"{num_bytes / 1e6:.1f} MB"
-    return f"{num_bytes / 1e9:.1f} GB"
+def readable_bytes(num_bytes: int) -> str:
+    """Such as `18.5 GB`, `629 MB` or `5.6 MB`."""
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.1f} GB"
+    return f"{num_bytes / 1e6:.{0 if num_bytes >= 1e7 else 1}f} MB"
 
 
 def _from_meminfo(text: str) -> DeviceMemory | None:

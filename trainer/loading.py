@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from contract.engine import ModelInfo
-from trainer.device_memory import storage_on, find_shortage
+from trainer.device_memory import find_shortage, storage_on
 from trainer.memory import count_parameters
 from trainer.model.checkpoint import Progress, inspect_checkpoint, load_checkpoint
 from trainer.model.config import MoondreamConfig

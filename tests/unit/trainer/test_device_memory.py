@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer import device_memory
-from trainer.device_memory import why_it_does_not_fit
+from trainer.device_memory import find_shortage, readable_bytes
 from trainer.memory import Storage, count_parameters
 from trainer.model.config import MoondreamConfig
 
@@ -31,7 +31,8 @@ def reason_on_gpu(
 ) -> str | None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, total))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    return why_it_does_not_fit(config, count_parameters(config), storage, CUDA)
+    shortage = find_shortage(config, count_parameters(config), storage, CUDA)
+    return None if shortage is None else str(shortage)
 
 
 def test_a_gpu_with_room_for_weights_a_picture_and_one_sequence_is_enough(
@@ -84,7 +85,7 @@ def test_the_cpu_is_asked_by_what_the_kernel_calls_available(
     assert memory is not None
     assert (memory.free, memory.total) == (8_192_000_000, 16_384_000_000)
     count = count_parameters(MOONDREAM3)
-    assert "use a machine with more" in (why_it_does_not_fit(MOONDREAM3, count, BF16, cpu) or "")
+    assert "use a machine with more" in str(find_shortage(MOONDREAM3, count, BF16, cpu))
 
 
 @pytest.mark.parametrize("text", [None, "", "MemTotal:  16000000 kB\n"], ids=repr)
@@ -95,4 +96,12 @@ def test_where_nobody_says_what_is_free_nothing_is_refused(
         (tmp_path / "meminfo").write_text(text)
     monkeypatch.setattr(device_memory, "MEMINFO", tmp_path / "meminfo")
     count = count_parameters(MOONDREAM3)
-    assert why_it_does_not_fit(MOONDREAM3, count, FLOAT32, torch.device("cpu")) is None
+    assert find_shortage(MOONDREAM3, count, FLOAT32, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(18_537_253_856, "18.5 GB"), (629_145_600, "629 MB"), (5_608_472, "5.6 MB")],
+)
+def test_sizes_read_in_three_digits(num_bytes: int, text: str) -> None:
+    assert readable_bytes(num_bytes) == text

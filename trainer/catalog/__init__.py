@@ -1,0 +1,1 @@
+"""Models on this machine: which are known, how they come here, what they need."""
