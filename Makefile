@@ -20,7 +20,7 @@ SDK_VERSION := 2.6.1
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-bench demo serve test test-fast cov check lint type imports fmt wheel \
+.PHONY: help setup setup-bench demo serve test test-fast mutate cov check lint type imports fmt wheel \
         constraints docs revision clean
 
 help: ## print these commands
@@ -55,6 +55,9 @@ test: setup ## all tests, with coverage
 
 test-fast: setup ## unit and property tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property
+
+mutate: setup ## faults in a copy of the model: which test notices each (four minutes)
+	$(ONE_THREAD) $(BIN)/python -m tests.mutate
 
 check: lint type imports ## formatter, linter, types, import rules
 
