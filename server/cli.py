@@ -1,4 +1,4 @@
-"""The command line: `moontune serve`, `moontune demo` and `moontune model`."""
+"""The command line: `moontune serve`, `demo`, `model`, `export` and `import`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from server import model_commands
+from server import model_commands, travel_commands
 from server.config import ServerConfig, describe_faults, load_config
 from server.demo import DemoError, run_demo
 from server.serving import serve as run_server
@@ -21,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(model_commands.app, name="model")
+
+app.command("export")(travel_commands.export)
+app.command("import")(travel_commands.import_)
 
 
 def _help(name: str) -> str | None:

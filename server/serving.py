@@ -30,7 +30,6 @@ from server.engine_client import EngineClient, WorkerRefusedError
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
-from server.resources import find
 from server.services.container import Services
 from server.worker_process import WorkerLaunch, trainer_command
 
@@ -107,6 +106,7 @@ class _Service:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # server.api.own_url decides whom to believe
             )
         )
         self._is_announced = False
@@ -211,15 +211,9 @@ def _upgrade(config: ServerConfig) -> None:
 
 
 def _trainer_launch(config: ServerConfig) -> WorkerLaunch:
-    """How to start the trainer; `tiny` is the checkpoint that travels with us."""
-    is_tiny = config.model == "tiny"
-    command = trainer_command(
-        model=str(find("tiny/checkpoint")) if is_tiny else config.model,
-        device=config.device,
-        dtype=config.dtype,
-        options=("--name", "tiny") if is_tiny else ("--models-dir", str(config.models_dir)),
+    return WorkerLaunch(
+        command=trainer_command(config), log_path=config.data_dir / "logs" / "worker.log"
     )
-    return WorkerLaunch(command=command, log_path=config.data_dir / "logs" / "worker.log")
 
 
 def _next_epoch(config: ServerConfig) -> int:

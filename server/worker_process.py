@@ -20,6 +20,8 @@ from typing import BinaryIO
 
 from server.channel import Channel
 from server.children import module_command, module_environment
+from server.config import ServerConfig
+from server.resources import find
 
 MAX_LOG_BYTES = 16 << 20
 TAIL_BYTES = 8 << 10
@@ -40,15 +42,26 @@ class WorkerLaunch:
     log_path: Path
 
 
-def trainer_command(
-    *, model: str, device: str, dtype: str, options: Sequence[str] = ()
-) -> Callable[[int, int], Sequence[str]]:
-    """The command of the real worker, `python -m trainer`; `options` are appended as they are."""
+def model_options(config: ServerConfig) -> list[str]:
+    """Which model the trainer takes, and where; `tiny` is the checkpoint that travels with us."""
+    is_tiny = config.model == "tiny"
+    facts = {
+        "model": find("tiny/checkpoint") if is_tiny else config.model,
+        "models-dir": config.models_dir,
+        "device": config.device,
+        "dtype": config.dtype,
+    }
+    if is_tiny:
+        facts["name"] = "tiny"
+    return [word for name, value in facts.items() for word in (f"--{name}", str(value))]
+
+
+def trainer_command(config: ServerConfig) -> Callable[[int, int], Sequence[str]]:
+    """The command of the real worker, `python -m trainer`."""
 
     def command(fd: int, epoch: int) -> Sequence[str]:
-        facts = {"fd": fd, "epoch": epoch, "model": model, "device": device, "dtype": dtype}
-        words = [word for name, value in facts.items() for word in (f"--{name}", str(value))]
-        return module_command("trainer", *words, *options)
+        ours = ("--fd", str(fd), "--epoch", str(epoch))
+        return module_command("trainer", *ours, *model_options(config))
 
     return command
 

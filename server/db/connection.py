@@ -64,6 +64,12 @@ class Database:
         call = functools.partial(_run, self.readers, work, *args, **kwargs)
         return await anyio.to_thread.run_sync(call, limiter=self._read_threads)
 
+    def read_blocking(
+        self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `read`, for who has no event loop."""
+        return _run(self.readers, work, *args, **kwargs)
+
     def write_blocking(
         self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:

@@ -8,7 +8,7 @@ from ulid import ULID
 
 from server.db import checkpoints, train_steps
 from server.db.connection import Database
-from server.db.models import Checkpoint
+from server.db.models import Checkpoint, Finetune
 from server.domain.clock import now_ms
 from server.domain.errors import CheckpointNotFoundError, NoCheckpointError
 from server.domain.pages import Page, cut_page
@@ -70,6 +70,23 @@ def _save(session: Session, account_id: str, finetune_id: str) -> Checkpoint:
         weights_path=newest.weights_path,
         weights_digest=newest.weights_digest,
         weights_num_bytes=newest.weights_num_bytes,
+        created_at_ms=at_ms,
+        updated_at_ms=at_ms,
+    )
+    session.add(checkpoint)
+    return checkpoint
+
+
+def save_origin(session: Session, finetune: Finetune) -> Checkpoint:
+    """Save step 0 of a finetune that was imported, so that it can be used before it is trained."""
+    at_ms = now_ms()
+    checkpoint = Checkpoint(
+        id=str(ULID()),
+        finetune_id=finetune.id,
+        step=0,
+        weights_path=finetune.origin_weights_path,
+        weights_digest=finetune.origin_weights_digest,
+        weights_num_bytes=finetune.origin_weights_num_bytes,
         created_at_ms=at_ms,
         updated_at_ms=at_ms,
     )

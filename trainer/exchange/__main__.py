@@ -1,7 +1,7 @@
 """`python -m trainer.exchange export|import`: what `moontune export` and `moontune import` start.
 
-The last line on stdout is the result as JSON. Exit status 2: this cannot work as asked; the last
-line on stderr says why in one sentence.
+The last line on stdout is the result as JSON. Exit status 2: this cannot work as asked, stderr says
+why.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> int:
         run = _export if arguments.verb == "export" else _import
         result = run(arguments, loaded, files)
     except (ExchangeError, LoadError, EngineError, OSError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - whoever started us shows this line
+        print(f"moontune: {error}", file=sys.stderr)  # noqa: T201 - for who started us
         return EXIT_REFUSED
     print(json.dumps(result))  # noqa: T201
     return 0
@@ -85,7 +85,7 @@ def _import(arguments: argparse.Namespace, loaded: LoadedModel, _files: ModelFil
 
 def _load(arguments: argparse.Namespace, files: ModelFiles) -> LoadedModel:
     def tell(text: str) -> None:
-        print(f"loading {text}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"moontune: loading {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     return load(
         files.directory,

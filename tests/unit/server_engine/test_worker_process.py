@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from server.worker_process import MAX_LINE_CHARACTERS, WorkerEnd, trainer_command
+from server.config import ServerConfig
+from server.worker_process import (
+    MAX_LINE_CHARACTERS,
+    WorkerEnd,
+    model_options,
+    trainer_command,
+)
 
 
 def test_the_command_of_the_trainer_names_every_fact() -> None:
-    command = trainer_command(model="tiny", device="cpu", dtype="float32", options=["--seed", "7"])
-    assert command(5, 3) == [
-        *(sys.executable, "-P", "-m", "trainer"),
-        *("--fd", "5", "--epoch", "3", "--model", "tiny"),
-        *("--device", "cpu", "--dtype", "float32", "--seed", "7"),
+    config = ServerConfig(
+        model="moondream/moondream2", models_dir=Path("/models"), device="cpu", dtype="float32"
+    )
+    assert trainer_command(config)(5, 3) == [
+        *(sys.executable, "-P", "-m", "trainer", "--fd", "5", "--epoch", "3"),
+        *("--model", "moondream/moondream2", "--models-dir", "/models"),
+        *("--device", "cpu", "--dtype", "float32"),
     ]
+
+
+def test_tiny_is_the_checkpoint_that_travels_with_us() -> None:
+    words = model_options(ServerConfig(model="tiny"))
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert options["--name"] == "tiny"
+    assert (Path(options["--model"]) / "config.json").is_file()
 
 
 def test_an_end_is_told_as_a_signal_or_a_status() -> None:

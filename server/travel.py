@@ -1,0 +1,180 @@
+"""`moontune export` and `moontune import`: what rows know, and the trainer that does the work.
+
+Both work beside a running server: an export only reads, an import adds one finetune.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from contract.engine import AdapterRef, FileRef
+from contract.ids import CheckpointName
+from server.api.auth import DEFAULT_ACCOUNT
+from server.children import module_command, module_environment
+from server.config import ServerConfig
+from server.data_lock import DataDirectoryError, lock_data_directory
+from server.db import checkpoints, finetunes, migrate
+from server.db.connection import Database
+from server.domain import rules
+from server.domain.errors import ServiceError
+from server.domain.seeds import SeedSource
+from server.files import StateFiles
+from server.services.adapters import living_finetune
+from server.services.checkpoints import save_origin
+from server.services.finetunes import Start, Wish, create_finetune
+from server.worker_process import model_options
+
+
+class TravelError(Exception):
+    """An adapter cannot leave or arrive; the message is a sentence, or empty if it was said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrived:
+    """A finetune that was imported."""
+
+    finetune_id: str
+    rank: int
+    agreement: dict[str, Any]
+
+
+def export_checkpoint(config: ServerConfig, name: str, *, to: str, out: Path) -> dict[str, Any]:
+    """Write a saved checkpoint in another format; returns the manifest.
+
+    Args:
+        name: `finetune_id@step`, with or without a base in front.
+        to: `exchange`, `peft` or `merged`.
+
+    Raises:
+        TravelError: Why not.
+    """
+    wanted = CheckpointName.parse(name)
+    if wanted is None:
+        raise TravelError(f"{name} names no saved checkpoint; write FINETUNE_ID@STEP.")
+    with _open_database(config) as database:
+        adapter, base_digest = database.read_blocking(_saved, wanted)
+    weights = StateFiles(config.data_dir).absolute(adapter.weights)
+    facts = {
+        "to": to,
+        "out": out.absolute(),
+        "finetune-id": adapter.finetune_id,
+        "step": adapter.step,
+        "rank": adapter.rank,
+        "seed": adapter.seed,
+    }
+    if base_digest is not None:
+        facts["base-digest"] = base_digest
+    if weights is not None:
+        facts |= {"weights": weights.path, "weights-digest": weights.digest}
+    return _run_trainer("export", config, facts)["manifest"]
+
+
+def import_adapter(
+    config: ServerConfig, source: Path, *, name: str, any_base: bool = False
+) -> Arrived:
+    """Make a finetune of an exchange file or a PEFT directory; its step 0 is saved at once.
+
+    Raises:
+        TravelError: Why not; nothing is kept.
+    """
+    if not rules.is_finetune_name(name):
+        proposal = rules.propose_finetune_name(name)
+        raise TravelError(
+            f"A name has 1-128 characters of A-Z a-z 0-9 . _ -; for instance '{proposal}'."
+        )
+    files = StateFiles(config.data_dir)
+    start = Start()
+    with _open_database(config) as database:
+        database.read_blocking(_require_free_name, name)
+        path = Path(files.new_weights(start.id))
+        facts = {"source": source.absolute(), "weights-path": path}
+        try:
+            result = _run_trainer("import", config, facts, *(["--any-base"] if any_base else []))
+            weights = FileRef(**result["weights"])
+            start = Start(
+                id=start.id,
+                base_model=(result["model"]["name"], result["model"]["digest"]),
+                seed=0,  # of the fresh adapter that it never had
+                weights=files.stored(weights),
+                origin=f"import:{result['source_digest']}",
+                manifest=json.dumps(result["manifest"]),
+            )
+            wish = Wish(account_id=DEFAULT_ACCOUNT, name=name, rank=result["rank"])
+            database.write_blocking(_insert, wish, start)
+        except BaseException:
+            files.remove([path])
+            raise
+    return Arrived(
+        finetune_id=start.id, rank=result["rank"], agreement=result["manifest"]["agreement"]
+    )
+
+
+@contextmanager
+def _open_database(config: ServerConfig) -> Generator[Database]:
+    """The database of a data directory, at the schema of this release."""
+    try:
+        with suppress(DataDirectoryError), lock_data_directory(config.data_dir):
+            migrate.upgrade(config)  # a server that runs has done it
+        database = Database(config.resolved_database_url)
+    except migrate.SchemaError as error:
+        raise TravelError(str(error)) from error
+    try:
+        migrate.require_current(database)
+        yield database
+    except migrate.SchemaError as error:
+        raise TravelError(str(error)) from error
+    except ServiceError as error:
+        raise TravelError(error.message) from error
+    finally:
+        database.close()
+
+
+def _run_trainer(
+    verb: str, config: ServerConfig, facts: dict[str, Any], *flags: str
+) -> dict[str, Any]:
+    """Run one verb of `trainer.exchange`; its stderr is ours, with the reason of a refusal."""
+    words = [word for key, value in facts.items() for word in (f"--{key}", str(value))]
+    command = module_command("trainer.exchange", verb, *words, *flags, *model_options(config))
+    ended = subprocess.run(
+        command, env=module_environment(), stdout=subprocess.PIPE, text=True, check=False
+    )
+    if ended.returncode != 0:
+        raise TravelError("")
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def _saved(session: Session, wanted: CheckpointName) -> tuple[AdapterRef, str | None]:
+    finetune = living_finetune(session, DEFAULT_ACCOUNT, wanted.finetune_id)
+    checkpoint = checkpoints.find_living(session, finetune.id, wanted.step)
+    if checkpoint is None:
+        saved: Sequence[int] = checkpoints.nearest_steps(session, finetune.id, wanted.step, limit=5)
+        listed = ", ".join(map(str, sorted(saved))) or "none"
+        raise TravelError(f"Step {wanted.step} is not saved; saved are: {listed}.")
+    adapter = AdapterRef(
+        finetune_id=finetune.id,
+        step=checkpoint.step,
+        rank=finetune.rank,
+        seed=finetune.adapter_seed,
+        weights=checkpoint.weights,
+    )
+    return adapter, finetune.base_model_digest
+
+
+def _require_free_name(session: Session, name: str) -> None:
+    existing = finetunes.find_by_name(session, DEFAULT_ACCOUNT, name)
+    if existing is not None:
+        raise TravelError(f"There is a finetune '{name}' ({existing.id}); choose another --name.")
+
+
+def _insert(session: Session, wish: Wish, start: Start) -> None:
+    _require_free_name(session, wish.name)
+    finetune = create_finetune(session, wish, start, SeedSource(0))
+    save_origin(session, finetune)
