@@ -143,7 +143,7 @@ def load_checkpoint(
             if keep_fp8 and recipe.scale is not None:
                 _assign_fp8(model, name, recipe, files, device)
             else:
-                _assign(model, name, _made(recipe, files).to(device=device, dtype=dtype))
+                _assign(model, name, _made(recipe, files, device=device, dtype=dtype))
             done += recipe.num_bytes
             if on_progress is not None:
                 on_progress(done, total)
@@ -155,22 +155,32 @@ def _dtype_name(header: Header) -> str:
 
 
 def made_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the model by its name in `state_dict()`, one at a time, in float32 or as
-    stored; fp8 is widened."""
+    """Every tensor of the model by its name in `state_dict()`, one at a time, on the CPU.
+
+    In the dtype of the file; fp8 is widened to float32.
+    """
     with ExitStack() as stack:
         files = {path: stack.enter_context(open_weights(path)) for path in checkpoint.paths}
         for name, recipe in checkpoint.recipes.items():
-            yield name, _made(recipe, files)
+            yield name, _made(recipe, files, device="cpu")
 
 
-def _made(recipe: Recipe, files: Mapping[Path, WeightFile]) -> Tensor:
-    """The tensor of the model, in memory of its own; fp8 is widened to float32.
+def _made(
+    recipe: Recipe,
+    files: Mapping[Path, WeightFile],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The tensor of the model, in memory of its own.
 
-    w[e, o, i] = fp8[e, o, i] * scale[e, o]
+    Args:
+        dtype: What it becomes; absent: as stored, float32 for fp8.
     """
     tensor = files[recipe.stored.path].tensor(recipe.stored.name)
     if recipe.scale is not None:
-        return widened(tensor, _scale(recipe.scale, files))
+        scale = _scale(recipe.scale, files)
+        return _widened_by_expert(tensor, scale, device=device, dtype=dtype or torch.float32)
     half = tensor.shape[0] // 2 if tensor.ndim else 0
     match recipe.step:
         case Step.TRANSPOSED:
@@ -179,7 +189,17 @@ def _made(recipe: Recipe, files: Mapping[Path, WeightFile]) -> Tensor:
             tensor = tensor[:half]
         case Step.LOWER_HALF:
             tensor = tensor[half:]
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.to(device, dtype or tensor.dtype, copy=True).contiguous()
+
+
+def _widened_by_expert(
+    fp8_EOI: Tensor, scale_EO: Tensor, *, device: torch.device | str, dtype: torch.dtype
+) -> Tensor:
+    """[E, out, in]; each expert is multiplied in float32 and rounded once."""
+    wide_EOI = torch.empty(fp8_EOI.shape, dtype=dtype, device=device)
+    for wide, fp8, scale in zip(wide_EOI, fp8_EOI, scale_EO, strict=True):
+        wide.copy_(widened(fp8.to(device), scale.to(device)))
+    return wide_EOI
 
 
 def _scale(header: Header, files: Mapping[Path, WeightFile]) -> Tensor:
