@@ -77,29 +77,18 @@ def resample_columns(image_HWC: np.ndarray, num_out: int) -> np.ndarray:
     return np.clip(total_HOC >> FRACTION_BITS, 0, 255).astype(np.uint8)
 
 
-def resize(
-    image_HWC: np.ndarray, height_px: int, width_px: int, *, as_pillow_13: bool = False
-) -> np.ndarray:
-    """Along the width first, then along the height.
-
-    Args:
-        as_pillow_13: Turn the passes around where the height loses more than twice the pixels that
-            the width loses. Pillow does so since 13.0 (its pull request 9549), for speed.
-    """
-    height, width = image_HWC.shape[:2]
-    if as_pillow_13 and height - height_px > max(0, 2 * (width - width_px)):
-        flipped_WHC = resize(image_HWC.transpose(1, 0, 2), width_px, height_px)
-        return flipped_WHC.transpose(1, 0, 2)
+def resize(image_HWC: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
+    """Along the width first, then along the height."""
     wide_HWC = resample_columns(image_HWC, width_px)
     return resample_columns(wide_HWC.transpose(1, 0, 2), height_px).transpose(1, 0, 2)
 
 
-def naive_crops(image_HWC: np.ndarray, *, as_pillow_13: bool = False) -> np.ndarray:
+def naive_crops(image_HWC: np.ndarray) -> np.ndarray:
     """[N, 378, 378, C]: the whole picture, then the windows row by row."""
     rows, cols = naive_tiling(*image_HWC.shape[:2])
     sides = (WINDOW * rows + BOTH_MARGINS, WINDOW * cols + BOTH_MARGINS)
-    crops = [resize(image_HWC, CROP, CROP, as_pillow_13=as_pillow_13)]
-    sheet = resize(image_HWC, *sides, as_pillow_13=as_pillow_13)
+    crops = [resize(image_HWC, CROP, CROP)]
+    sheet = resize(image_HWC, *sides)
     for top in range(0, WINDOW * rows, WINDOW):
         for left in range(0, WINDOW * cols, WINDOW):
             crops.append(sheet[top : top + CROP, left : left + CROP])

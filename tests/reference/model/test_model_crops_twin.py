@@ -74,13 +74,11 @@ def test_crops_equal_the_twin_byte_for_byte(kind, count):
         image = picture(height, width)
         crops, rows_cols = make_crops(image, PUBLISHED)
         assert rows_cols == naive_tiling(height, width)
-        wanted = naive_crops(image, as_pillow_13=True)
+        wanted = naive_crops(image)
         assert crops.shape == wanted.shape
         assert np.array_equal(crops, wanted), (height, width)
 
 
-# Once this passes, `as_pillow_13` has no purpose any more.
-@pytest.mark.xfail(strict=True, reason="Pillow 13 turns the passes around, trainer.model.crops too")
 @pytest.mark.parametrize(("height", "width"), [(900, 300), (1920, 1080), (898, 1251)])
 def test_crops_are_resampled_along_the_width_first(height, width):
     image = picture(height, width)
