@@ -123,6 +123,7 @@ def load(
         ids=config.tokenizer,
         vocab_size=config.text.vocab_size,
         coord_divisor=config.region.coord_divisor,
+        rounding=chosen_dtype if config.region.round_decoded_values else None,
     )
     info = ModelInfo(
         name=name,

@@ -192,7 +192,7 @@ def _logprobs(actions: Sequence[Action], wire: WireTrace, digest: str) -> dict[s
     """The opaque `logprobs` object, aligned with the lists of the wire."""
     tokens = [action.token_logprob for action in actions]
     num_thinking, num_answer = len(wire.thinking_tokens), len(wire.answer_tokens)
-    first_answer = num_thinking + wire.has_answer_separator
+    first_answer = len(tokens) - wire.is_stopped - num_answer
     return {
         "v": LOGPROBS_VERSION,
         "digest": digest,
@@ -230,10 +230,13 @@ def _read_logprobs(
     wanted = (len(wire.thinking_tokens), len(wire.answer_tokens), len(wire.coords))
     if lengths != (*wanted, [2] * len(wire.sizes)):
         return None
+    # what a grammar repeats after the separator is forced, and forced tokens are certain
+    num_repeated = len(actions) - len((*thinking, *separator, *answer, *stop))
+    tokens = (*thinking, *separator, *[0.0] * num_repeated, *answer, *stop)
     bins_of = {0: iter([()] * len(actions)), 1: iter((lp,) for lp in coords), 2: iter(sizes)}
     return tuple(
         replace(action, token_logprob=token, bin_logprobs=next(bins_of[len(action.bins)]))
-        for action, token in zip(actions, (*thinking, *separator, *answer, *stop), strict=True)
+        for action, token in zip(actions, tokens, strict=True)
     )
 
 

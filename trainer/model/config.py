@@ -281,8 +281,9 @@ class TokenizerConfig:
 
     Attributes:
         post_reasoning_answer_tokens: How many answer ids enter the sequence between reasoning and
-            answer; the drawn one counts.
-        mask_first_token: Whether a skill's logit mask holds for the first generated token, too.
+            answer; the drawn one counts, a second is forced.
+        mask_first_token: Whether a skill's logit mask holds for the first generated token, too;
+            False is refused, because an answer that begins outside its grammar cannot be trained.
     """
 
     bos_id: int = 0
@@ -301,6 +302,7 @@ class TokenizerConfig:
         _check_choice(
             "tokenizer.post_reasoning_answer_tokens", self.post_reasoning_answer_tokens, (1, 2)
         )
+        _check_choice("tokenizer.mask_first_token", self.mask_first_token, (True,))
 
 
 class MoondreamConfig(PretrainedConfig):

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 from contract.skills import GroundTruth, Settings
+from trainer.model.bins import coord_value, size_value
 from trainer.model.config import TokenizerConfig
 from trainer.model.tokenizer import Tokenizer
 from trainer.sequence import Action, Element, Mask
@@ -25,12 +28,28 @@ TargetT = TypeVar("TargetT", contravariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Language:
-    """The tokenizer of the loaded model with its special ids, templates and bin conventions."""
+    """The tokenizer of the loaded model with its special ids, templates and bin conventions.
+
+    Attributes:
+        rounding: What decoded coordinates and sizes are rounded to; None: not at all.
+    """
 
     tokenizer: Tokenizer
     ids: TokenizerConfig
     vocab_size: int
     coord_divisor: int = 1023
+    rounding: torch.dtype | None = None
+
+    def coord(self, index: int) -> float:
+        """The coordinate, 0-1, that a bin stands for outside the model."""
+        return self._rounded(coord_value(index, divisor=self.coord_divisor))
+
+    def size(self, index: int) -> float:
+        """The width or height, 1/1024 to 1, that a bin stands for outside the model."""
+        return self._rounded(size_value(index))
+
+    def _rounded(self, value: float) -> float:
+        return value if self.rounding is None else float(torch.tensor(value, dtype=self.rounding))
 
     def num_bins_of(self, token: int) -> int:
         """How many bins are drawn with a token: 1 with a coordinate, 2 with a size, else none."""
@@ -134,6 +153,8 @@ class ObjectsGrammar:
 class TextGrammar:
     """Free text up to the end token; with reasoning, first a thought that the answer token ends.
 
+    Some readings of Moondream 2 repeat that token; what is repeated is forced.
+
     Coordinates and sizes may occur in it like any other token.
     """
 
@@ -141,15 +162,22 @@ class TextGrammar:
         query = language.ids.templates.query
         self._answer_id = language.ids.answer_id
         self._is_thinking = is_reasoning
+        self._num_repeats = language.ids.post_reasoning_answer_tokens - 1
+        self._num_due = 0
+        self._repeat_mask = Mask(allowed=(self._answer_id,))
         self._thinking_mask = Mask(suppressed=query.reasoning_suppressed_token_ids)
         self._answer_mask = Mask(suppressed=query.answer_suppressed_token_ids)
 
     def mask(self) -> Mask:
+        if self._num_due:
+            return self._repeat_mask
         return self._thinking_mask if self._is_thinking else self._answer_mask
 
     def push(self, token: int) -> None:
-        if token == self._answer_id:
-            self._is_thinking = False
+        if self._num_due:
+            self._num_due -= 1
+        elif self._is_thinking and token == self._answer_id:
+            self._is_thinking, self._num_due = False, self._num_repeats
 
     def is_complete(self) -> bool:
         return True
@@ -187,7 +215,8 @@ def to_wire(actions: Sequence[Action], *, is_reasoning: bool, language: Language
         split = tokens.index(ids.answer_id)
     has_separator = is_reasoning and split < len(tokens)
     thinking = tokens[:split] if is_reasoning else []
-    answer = tokens[split + 1 :] if is_reasoning else tokens
+    num_separators = language.ids.post_reasoning_answer_tokens
+    answer = tokens[split + num_separators :] if is_reasoning else tokens
     return WireTrace(
         thinking_tokens=tuple(thinking),
         has_answer_separator=has_separator,
@@ -213,7 +242,7 @@ def from_wire(
     if is_reasoning and wire.answer_tokens and not wire.has_answer_separator:
         return None
     tokens = list(wire.thinking_tokens)
-    tokens += [ids.answer_id] * wire.has_answer_separator
+    tokens += [ids.answer_id] * ids.post_reasoning_answer_tokens * wire.has_answer_separator
     tokens += wire.answer_tokens
     if ids.eos_id in tokens:
         return None

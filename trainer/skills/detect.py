@@ -6,7 +6,7 @@ from typing import Any
 
 from contract.skills import Box, DetectRequest, DetectTarget, GroundTruth
 from trainer.geometry import detect_reward
-from trainer.model.bins import coord_bin, coord_value, size_bin, size_value
+from trainer.model.bins import coord_bin, size_bin
 from trainer.sequence import Element, text_elements
 from trainer.skills.base import Language, ObjectsGrammar, WireTrace, read_coordinate
 
@@ -25,10 +25,10 @@ class DetectSkill:
         return ObjectsGrammar((ids.coord_id, ids.coord_id, ids.size_id), ids.eos_id)
 
     def output(self, request: DetectRequest, wire: WireTrace, language: Language) -> dict[str, Any]:
-        values = [coord_value(b, divisor=language.coord_divisor) for b in wire.coords]
+        values = [language.coord(b) for b in wire.coords]
         centres = zip(values[::2], values[1::2], strict=True)
         boxes = [
-            _box(x, y, size_value(width), size_value(height))
+            _box(x, y, language.size(width), language.size(height))
             for (x, y), (width, height) in zip(centres, wire.sizes, strict=True)
         ]
         return {"objects": boxes}

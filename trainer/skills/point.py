@@ -6,7 +6,7 @@ from typing import Any
 
 from contract.skills import GroundTruth, Point, PointRequest, PointTarget
 from trainer.geometry import points_in_boxes_reward, points_reward
-from trainer.model.bins import coord_bin, coord_value
+from trainer.model.bins import coord_bin
 from trainer.sequence import Element, spatial_elements, text_elements
 from trainer.skills.base import Language, ObjectsGrammar, WireTrace, read_coordinate
 
@@ -26,7 +26,7 @@ class PointSkill:
         return ObjectsGrammar((coord_id, coord_id), language.ids.eos_id)
 
     def output(self, request: PointRequest, wire: WireTrace, language: Language) -> dict[str, Any]:
-        values = [coord_value(b, divisor=language.coord_divisor) for b in wire.coords]
+        values = [language.coord(b) for b in wire.coords]
         points = zip(values[::2], values[1::2], strict=True)
         return {"points": [{"x": x, "y": y} for x, y in points]}
 

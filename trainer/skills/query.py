@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from contract.skills import GroundTruth, QueryRequest, QueryTarget, Reasoning
-from trainer.model.bins import coord_bin, coord_value
+from trainer.model.bins import coord_bin
 from trainer.sequence import Element, spatial_elements, text_elements
 from trainer.skills.base import Language, TextGrammar, WireTrace
 
@@ -112,7 +112,7 @@ def _reasoning_of(
     start = 0
     for text, bins in _chunks(tokens, coords, language):
         pieces.append(text)
-        values = [coord_value(b, divisor=language.coord_divisor) for b in bins]
+        values = [language.coord(b) for b in bins]
         points = [[x, y] for x, y in zip(values[::2], values[1::2], strict=False)]
         if points:
             grounding.append({"start_idx": start, "end_idx": start + len(text), "points": points})

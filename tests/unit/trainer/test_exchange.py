@@ -440,7 +440,7 @@ def test_the_cli_reports_what_cannot_be(tmp_path):
         [*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert ended.returncode == 2
-    assert ended.stderr.strip().splitlines()[-1] == f"{tmp_path / 'no'} does not exist."
+    assert ended.stderr.strip().splitlines()[-1] == (f"moontune: {tmp_path / 'no'} does not exist.")
 
 
 def test_the_fixed_questions_reach_every_head():

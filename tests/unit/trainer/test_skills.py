@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from contract.skills import (
     Box,
@@ -376,3 +378,17 @@ def test_every_coordinate_bin_survives_the_way_through_the_output():
         wire = WireTrace(answer_tokens=(5, 5), coords=(first, 1023 - first))
         again = SKILLS[Skill.POINT].wire_from_output(POINT, output(POINT, **vars(wire)), language)
         assert again == wire
+
+
+def test_decoded_values_are_rounded_only_when_a_config_says_so():
+    exact = micro_language()
+    rounding = replace(exact, rounding=torch.bfloat16)
+    wire = WireTrace(answer_tokens=(5, 5), coords=(511, 1022))
+    request = PointRequest(object="x", image=0)
+    ((one,), (other,)) = (
+        SKILLS[Skill.POINT].output(request, wire, language)["points"]
+        for language in (exact, rounding)
+    )
+    assert one == {"x": 511 / 1023, "y": 1022 / 1023}
+    assert other == {"x": float(torch.tensor(511 / 1023).bfloat16()), "y": 1.0}
+    assert rounding.size(900) == float(torch.tensor(exact.size(900)).bfloat16())
