@@ -230,3 +230,14 @@ def test_progress_ends_at_all_bytes(third):
     load_model(directory, on_progress=lambda done, total: calls.append((done, total)))
     assert calls[-1][0] == calls[-1][1] == sum(4 * t.numel() for t in model.state_dict().values())
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+
+
+@pytest.mark.parametrize("layout", ["plain", "older"])
+def test_a_config_of_another_family_is_refused(third, layout):
+    model, directory = third
+    if layout == "older":
+        replace_weights(directory, older_names(model.state_dict()))
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "moondream1"}))
+    with pytest.raises(ValueError, match="says moondream2, the weights say moondream3"):
+        inspect_checkpoint(directory)
