@@ -19,6 +19,7 @@ class Skill(StrEnum):
     POINT = "point"
     DETECT = "detect"
     CAPTION = "caption"
+    SEGMENT = "segment"
 
 
 class FinishReason(StrEnum):
@@ -90,7 +91,15 @@ class CaptionRequest:
     skill: Literal["caption"] = "caption"
 
 
-SkillRequest = QueryRequest | PointRequest | DetectRequest | CaptionRequest
+@dataclass(frozen=True, kw_only=True)
+class SegmentRequest:
+    object: str
+    image: int
+    spatial_refs: tuple[SpatialRef, ...] = ()
+    skill: Literal["segment"] = "segment"
+
+
+SkillRequest = QueryRequest | PointRequest | DetectRequest | CaptionRequest | SegmentRequest
 TunableRequest = QueryRequest | PointRequest | DetectRequest
 
 
@@ -101,7 +110,8 @@ class Settings:
     Attributes:
         temperature: >= 0; below 1e-4 is greedy.
         top_p: In (0, 1].
-        max_tokens: The most tokens of a text answer, thinking included; query and caption use it.
+        max_tokens: The most tokens of a text answer, thinking included; query, caption and
+            segment use it.
         max_objects: The most objects of a point or detect answer, at least 1; the others ignore it.
     """
 

@@ -47,7 +47,7 @@ FAKE_MODEL = ModelInfo(
     dtype="float32",
     num_parameters=1_000_000,
     max_context=2048,
-    skills=("query", "point", "detect", "caption"),
+    skills=("query", "point", "detect", "caption", "segment"),
     tunable_skills=("query", "point", "detect"),
 )
 
@@ -229,6 +229,9 @@ def _output(request: SkillRequest, draw: random.Random) -> dict[str, Any]:
         return {"points": [{"x": x, "y": y}]}
     if request.skill == "detect":
         return {"objects": [{"x_min": x, "y_min": y, "x_max": x + 0.5, "y_max": y + 0.5}]}
+    if request.skill == "segment":
+        bbox = {"x_min": x, "y_min": y, "x_max": x + 0.5, "y_max": y + 0.5}
+        return {"path": "M 0 0.76 L 1 0.25 Z", "bbox": bbox}
     if request.skill == "caption":
         return {"caption": f"A picture, {request.length}."}
     output: dict[str, Any] = {"answer": f"answer {draw.randrange(1000)}"}

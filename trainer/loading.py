@@ -12,6 +12,7 @@ from typing import cast
 import torch
 
 from contract.engine import ModelInfo
+from contract.skills import Skill
 from trainer.device_memory import find_shortage, storage_on
 from trainer.memory import count_parameters
 from trainer.model.checkpoint import Progress, inspect_checkpoint, load_checkpoint
@@ -133,10 +134,14 @@ def load(
         dtype=str(chosen_dtype).removeprefix("torch."),
         num_parameters=count.total,
         max_context=config.text.max_context,
-        skills=tuple(skill.value for skill in SKILLS),
+        skills=tuple(skill.value for skill in SKILLS if _has(config, skill)),
         tunable_skills=tuple(skill.value for skill in TUNABLE_SKILLS),
     )
     return LoadedModel(model=model, language=language, info=info)
+
+
+def _has(config: MoondreamConfig, skill: Skill) -> bool:
+    return skill is not Skill.SEGMENT or config.tokenizer.templates.segment is not None
 
 
 def _fitting_tokenizer(path: Path, config: MoondreamConfig) -> Tokenizer:

@@ -24,9 +24,9 @@ from server.api.schemas.inference import (
     AnswerDetectBody,
     AnswerPointBody,
     AnswerQueryBody,
+    AnswerSegmentBody,
     to_order,
 )
-from server.domain.errors import NotSupportedError
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
@@ -34,6 +34,7 @@ QueryBody = Annotated[Parsed[AnswerQueryBody], Depends(body_of(AnswerQueryBody))
 CaptionBody = Annotated[Parsed[AnswerCaptionBody], Depends(body_of(AnswerCaptionBody))]
 PointBody = Annotated[Parsed[AnswerPointBody], Depends(body_of(AnswerPointBody))]
 DetectBody = Annotated[Parsed[AnswerDetectBody], Depends(body_of(AnswerDetectBody))]
+SegmentBody = Annotated[Parsed[AnswerSegmentBody], Depends(body_of(AnswerSegmentBody))]
 
 
 class Caller:
@@ -101,7 +102,7 @@ async def detect(caller: CallerDep, body: DetectBody, caller_left: CallerLeft) -
     return await caller.answer(body, caller_left)
 
 
-@router.post("/segment")
-async def segment(_account: Account) -> Response:
-    """Not supported by the models that can be loaded."""
-    raise NotSupportedError("The loaded model does not support segment.")
+@router.post("/segment", openapi_extra=reads(AnswerSegmentBody))
+async def segment(caller: CallerDep, body: SegmentBody, caller_left: CallerLeft) -> Response:
+    """Outline an object."""
+    return await caller.answer(body, caller_left)

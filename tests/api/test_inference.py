@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contract.errors import RequestRefused
-from contract.skills import CaptionRequest, PointRequest, QueryRequest
+from contract.skills import CaptionRequest, PointRequest, QueryRequest, SegmentRequest
 from tests.api.conftest import Serve
 from tests.factories import ABSENT, make_image_url
 from tests.fakes import FAKE_MODEL, FakeEngine
@@ -23,7 +23,7 @@ def body_of(skill: str, **changes: Any) -> dict[str, Any]:
     body: dict[str, Any] = {"image_url": make_image_url()}
     if skill == "query":
         body["question"] = "What?"
-    elif skill in ("point", "detect"):
+    elif skill in ("point", "detect", "segment"):
         body["object"] = "car"
     return {key: value for key, value in {**body, **changes}.items() if value is not ABSENT}
 
@@ -212,8 +212,21 @@ async def test_variant_and_a_stray_skill_are_ignored(service: Service) -> None:
     assert answer.headers["x-ignored-fields"] == "variant, skill, reasoning"
 
 
-async def test_segment_is_not_supported(service: Service) -> None:
-    refusal(await ask(service, "segment", object="car"), 501, "not_supported")
+async def test_segment_is_answered_by_a_path_and_its_box(service: Service) -> None:
+    refs = [[0.25, 0.5]]
+    answer = (await ask(service, "segment", spatial_refs=refs)).json()
+    assert answer["path"].startswith("M ")
+    assert set(answer["bbox"]) == {"x_min", "y_min", "x_max", "y_max"}
+    (command,) = service.engine.commands("answer")
+    assert command.request == SegmentRequest(object="car", image=0, spatial_refs=((0.25, 0.5),))
+    settings = command.settings
+    assert (settings.temperature, settings.top_p, settings.max_tokens) == (0.0, 1.0, 768)
+
+
+async def test_a_model_without_segmentation(serve: Serve) -> None:
+    skills = tuple(skill for skill in FAKE_MODEL.skills if skill != "segment")
+    async with serve(FakeEngine(dataclasses.replace(FAKE_MODEL, skills=skills))) as service:
+        refusal(await ask(service, "segment"), 501, "not_supported")
 
 
 async def test_a_skill_that_the_model_lacks_is_not_supported(serve: Serve) -> None:

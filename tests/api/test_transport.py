@@ -313,7 +313,7 @@ class Upload:
         (FINETUNES, {"api_key": "secret"}, {}, (401, "invalid_api_key")),
         ("/v1/nothing", {}, {}, (404, "route_not_found")),
         ("/healthz", {}, {}, (405, "method_not_allowed")),
-        ("/v1/segment", {}, {}, (501, "not_supported")),
+        ("/v1/segment", {}, {}, (400, "invalid_json")),
         (FINETUNES, {}, {"Host": "evil.example"}, (403, "forbidden")),
         (FINETUNES, {"max_body_bytes": 2048}, {}, (413, "body_too_large")),
         (

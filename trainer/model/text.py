@@ -6,6 +6,8 @@ E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -167,6 +169,26 @@ class TextModel(nn.Module):
                 )
 
 
+def block_mask(
+    length: int, blocks: Sequence[tuple[int, int]], *, device: torch.device | str | None = None
+) -> torch.Tensor:
+    """The mask of a sequence with pictures: inside of a block all see one another.
+
+    Args:
+        length: T.
+        blocks: Start and end of each; disjoint. Everything else is causal.
+
+    Returns:
+        [1, T, T] boolean, True where attention is allowed.
+    """
+    slots = torch.arange(length, device=device)
+    may_see = slots[None, :] <= slots[:, None]
+    for start, end in blocks:
+        inside = (slots >= start) & (slots < end)
+        may_see = may_see | (inside[None, :] & inside[:, None])
+    return may_see[None]
+
+
 def prefix_mask(
     length: int, prefix_len: int, *, device: torch.device | str | None = None
 ) -> torch.Tensor:
@@ -180,7 +202,4 @@ def prefix_mask(
     Returns:
         [1, T, T] boolean, True where attention is allowed.
     """
-    slots = torch.arange(length, device=device)
-    is_causal = slots[None, :] <= slots[:, None]
-    in_prefix = slots < prefix_len
-    return (is_causal | (in_prefix[None, :] & in_prefix[:, None]))[None]
+    return block_mask(length, [(0, prefix_len)], device=device)

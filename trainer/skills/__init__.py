@@ -10,11 +10,13 @@ from trainer.skills.caption import CaptionSkill
 from trainer.skills.detect import DetectSkill
 from trainer.skills.point import PointSkill
 from trainer.skills.query import QuerySkill
+from trainer.skills.segment import SegmentSkill
 
 SKILLS: dict[Skill, SkillRules[Any, Any]] = {
     Skill.QUERY: QuerySkill(),
     Skill.POINT: PointSkill(),
     Skill.DETECT: DetectSkill(),
     Skill.CAPTION: CaptionSkill(),
+    Skill.SEGMENT: SegmentSkill(),
 }
 TUNABLE_SKILLS = (Skill.QUERY, Skill.POINT, Skill.DETECT)

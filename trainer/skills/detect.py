@@ -28,7 +28,7 @@ class DetectSkill:
         values = [language.coord(b) for b in wire.coords]
         centres = zip(values[::2], values[1::2], strict=True)
         boxes = [
-            _box(x, y, language.size(width), language.size(height))
+            box_of(x, y, language.size(width), language.size(height))
             for (x, y), (width, height) in zip(centres, wire.sizes, strict=True)
         ]
         return {"objects": boxes}
@@ -69,7 +69,7 @@ class DetectSkill:
         return detect_reward(predicted, boxes)
 
 
-def _box(x: float, y: float, width: float, height: float) -> dict[str, float]:
+def box_of(x: float, y: float, width: float, height: float) -> dict[str, float]:
     """Centre plus and minus half the size, each edge clamped to 0-1."""
     edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     return {name: min(max(edge, 0.0), 1.0) for name, edge in zip(CORNERS, edges, strict=True)}

@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, StrictStr
 
-from contract.skills import CaptionRequest, Skill
-from server.api.schemas.fields import Body, Flag, Text
+from contract.skills import CaptionRequest, SegmentRequest, Skill
+from server.api.schemas.fields import Body, Flag, Text, Words
 from server.api.schemas.skills import (
     DetectFields,
     PointFields,
     QueryFields,
     SettingsBody,
+    SpatialRefs,
     settings_for,
+    spatial_refs,
 )
 from server.domain.errors import Loc, UnsupportedParameterError
 from server.domain.sampling import Purpose
@@ -39,6 +41,20 @@ class CaptionFields(Body):
         )
 
 
+class SegmentFields(Body):
+    object: Words
+    image_url: Text
+    spatial_refs: SpatialRefs | None = None
+    settings: SettingsBody | None = None
+
+    def to_contract(self, images: ImageUrls, loc: Loc) -> SegmentRequest:
+        return SegmentRequest(
+            object=self.object,
+            image=images.add(self.image_url, (*loc, "image_url")),
+            spatial_refs=spatial_refs(self.spatial_refs),
+        )
+
+
 class AnswerQueryBody(QueryFields):
     model: Model = None
     stream: Flag | None = None
@@ -59,7 +75,14 @@ class AnswerDetectBody(DetectFields):
     stream: Any = None
 
 
-AnswerBody = AnswerQueryBody | AnswerCaptionBody | AnswerPointBody | AnswerDetectBody
+class AnswerSegmentBody(SegmentFields):
+    model: Model = None
+    stream: Flag | None = None
+
+
+AnswerBody = (
+    AnswerQueryBody | AnswerCaptionBody | AnswerPointBody | AnswerDetectBody | AnswerSegmentBody
+)
 
 
 def to_order(body: AnswerBody, *, fingerprint: bytes, max_generation_tokens: int) -> AnswerOrder:
@@ -68,7 +91,7 @@ def to_order(body: AnswerBody, *, fingerprint: bytes, max_generation_tokens: int
     Raises:
         ServiceError: Fields that do not fit together, or something that is not served.
     """
-    if isinstance(body, AnswerQueryBody | AnswerCaptionBody) and body.stream:
+    if isinstance(body, AnswerQueryBody | AnswerCaptionBody | AnswerSegmentBody) and body.stream:
         raise UnsupportedParameterError(
             "Streaming is not supported yet; send stream: false or leave it out.",
             loc=("body", "stream"),

@@ -21,6 +21,7 @@ from contract.skills import (
     QueryRequest,
     QueryTarget,
     Reasoning,
+    SegmentRequest,
     Settings,
     Skill,
 )
@@ -28,6 +29,7 @@ from tests.micro import micro_language, tokenizer
 from trainer.sequence import Action, Element, Mask, spatial_elements
 from trainer.skills import SKILLS
 from trainer.skills.base import WireTrace, from_wire, read_coordinate, to_wire
+from trainer.skills.segment import path_of
 
 THIRD, SECOND = "moondream3", "moondream2"
 DETECT, POINT = DetectRequest(object="cat", image=0), PointRequest(object="cat", image=0)
@@ -392,3 +394,60 @@ def test_decoded_values_are_rounded_only_when_a_config_says_so():
     assert one == {"x": 511 / 1023, "y": 1022 / 1023}
     assert other == {"x": float(torch.tensor(511 / 1023).bfloat16()), "y": 1.0}
     assert rounding.size(900) == float(torch.tensor(exact.size(900)).bfloat16())
+
+
+SEGMENT = SegmentRequest(object="cat", image=0, spatial_refs=((0.25, 0.5),))
+
+
+def words(text: str) -> list[int]:
+    """One token a word, as the model writes paths."""
+    return [token for word in text.split() for token in tokenizer().encode(word)]
+
+
+def test_the_prompt_of_segment_has_references_and_no_space_before_the_object():
+    template = micro_language(THIRD).ids.templates.segment
+    assert ids(prompt(SEGMENT, THIRD)) == [
+        *template.prefix, 5, 5, *tokenizer().encode("cat"), *template.suffix,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("M 0 7 L 9 - 3 Z", "M 0 0.007 L 0.009 -0.003 Z"),
+        ("- 0", "0"),
+        ("- - 6", "-0.006"),
+        ("- Z 6", "Z -0.006"),
+        ("", ""),
+    ],
+)
+def test_a_path_is_scaled_and_signed_token_by_token(text, path):
+    assert path_of([9, 5, *words(text), 3], micro_language(THIRD)) == path
+
+
+def test_the_numbers_of_a_path_end_at_960_and_have_three_decimals():
+    language = replace(micro_language(THIRD), tokenizer=_Words())
+    assert path_of([21 + 960, 21 + 480, 21 + 1, 21 + 100], language) == "1 0.5 0.001 0.104"
+
+
+class _Words:
+    """A tokenizer in which every id above 20 is a number."""
+
+    def decode(self, tokens: list[int]) -> str:
+        return f" {tokens[0] - 21}"
+
+
+def test_an_outline_needs_a_whole_box():
+    skill, language = SKILLS[Skill.SEGMENT], micro_language(THIRD)
+    path = tuple(words("M 1 2"))
+    nothing = {"path": "", "bbox": None}
+    for wire in (
+        WireTrace(answer_tokens=path),
+        WireTrace(answer_tokens=(5, 6, *path), coords=(512,), sizes=((800, 800),)),
+        WireTrace(answer_tokens=(5, 5, *path), coords=(512, 512)),
+    ):
+        assert skill.output(SEGMENT, wire, language) == nothing
+    whole = WireTrace(answer_tokens=(5, 5, 6, *path), coords=(0, 1023), sizes=((921, 921),))
+    bbox = skill.output(SEGMENT, whole, language)["bbox"]
+    assert (bbox["x_min"], bbox["y_max"]) == (0.0, 1.0)
+    assert bbox["x_max"] == pytest.approx(0.25051, abs=1e-5)
