@@ -22,6 +22,9 @@ from contract.skills import (
     TunableRequest,
 )
 
+RANKS = (8, 16, 24, 32)
+"""The ranks that an adapter may have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileRef:

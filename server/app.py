@@ -110,5 +110,6 @@ async def _stop(services: Services) -> None:
     await services.dispatcher.close(grace_seconds=services.config.shutdown_grace_seconds)
     await services.engine.stop()
     await services.training.close()
+    await services.downloads.close()
     await services.cleanup.close()
     services.database.close()

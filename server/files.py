@@ -135,6 +135,14 @@ class StateFiles:
         return {self._data_dir / path for path in stored_paths}
 
 
+def has_size(file: FileRef) -> bool:
+    """Whether a file is there, in the size that its row says."""
+    try:
+        return os.stat(file.path).st_size == file.num_bytes
+    except OSError:
+        return False
+
+
 def copy_file(source: FileRef, target: Path) -> FileRef:
     """Copy a file durably; it has its name only when it is whole and what the row says.
 
@@ -158,14 +166,21 @@ def copy_file(source: FileRef, target: Path) -> FileRef:
         for folder in (target.parent, target.parent.parent):
             _sync(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _forget(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError("The disk of the server is full; nothing was made.") from error
         raise
     except InternalError:
-        temporary.unlink(missing_ok=True)
+        _forget(temporary)
         raise
     return dataclasses.replace(source, path=str(target))
+
+
+def _forget(path: Path) -> None:
+    """Remove a file, and its folder if that is empty."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.parent.rmdir()
 
 
 def _sync(folder: Path) -> None:

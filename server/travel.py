@@ -6,6 +6,7 @@ Both work beside a running server: an export only reads, an import adds one fine
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -61,6 +62,8 @@ def export_checkpoint(config: ServerConfig, name: str, *, to: str, out: Path) ->
         raise TravelError(f"{name} names no saved checkpoint; write FINETUNE_ID@STEP.")
     with _open_database(config) as database:
         adapter, base_digest = database.read_blocking(_saved, wanted)
+    if out.exists():
+        raise TravelError(f"{out} exists already; name something that does not.")
     weights = StateFiles(config.data_dir).absolute(adapter.weights)
     facts = {
         "to": to,
@@ -110,7 +113,8 @@ def import_adapter(
             wish = Wish(account_id=DEFAULT_ACCOUNT, name=name, rank=result["rank"])
             database.write_blocking(_insert, wish, start)
         except BaseException:
-            files.remove([path])
+            if not database.read_blocking(_is_known, start.id):  # the row may be there all the same
+                files.remove([path])
             raise
     return Arrived(
         finetune_id=start.id, rank=result["rank"], agreement=result["manifest"]["agreement"]
@@ -146,7 +150,12 @@ def _run_trainer(
     ended = subprocess.run(
         command, env=module_environment(), stdout=subprocess.PIPE, text=True, check=False
     )
-    if ended.returncode != 0:
+    if ended.returncode < 0:
+        name = signal.Signals(-ended.returncode).name
+        raise TravelError(
+            f"The trainer was ended by {name}; if memory was short, try --dtype bfloat16."
+        )
+    if ended.returncode != 0 or not ended.stdout:
         raise TravelError("")
     return json.loads(ended.stdout.splitlines()[-1])
 
@@ -166,6 +175,10 @@ def _saved(session: Session, wanted: CheckpointName) -> tuple[AdapterRef, str | 
         weights=checkpoint.weights,
     )
     return adapter, finetune.base_model_digest
+
+
+def _is_known(session: Session, finetune_id: str) -> bool:
+    return finetunes.find(session, DEFAULT_ACCOUNT, finetune_id) is not None
 
 
 def _require_free_name(session: Session, name: str) -> None:

@@ -24,7 +24,9 @@ from contract.skills import Pixels, QueryRequest, Settings, Skill, SkillRequest
 from trainer.adapters.bank import AdapterBank
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row
-from trainer.exchange.outgoing import Export, export_exchange
+from trainer.exchange.agreement import Prober
+from trainer.exchange.errors import ExchangeError
+from trainer.exchange.outgoing import Export, write_exchange
 from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
 from trainer.metrics import reward_metrics, step_extras
@@ -54,6 +56,7 @@ class TrainerEngine:
         self._config = cast("MoondreamConfig", loaded.model.config)
         self._language = loaded.language
         self._features = ImageFeatures(loaded.model)
+        self._prober = Prober(loaded.model, loaded.language)
         self._bank = AdapterBank(self._config.text, loaded.model.text.wte.device)
         self._micro_batch_tokens = micro_batch_tokens
 
@@ -176,12 +179,15 @@ class TrainerEngine:
         """Write the exchange file of an adapter, and measure that it computes the same.
 
         Raises:
-            ExchangeError: It does not; nothing is left.
+            RequestRefused: It does not; nothing is left.
             StorageFull: There is no space; nothing is left.
         """
         adapter = self._bank.adapter(command.adapter)
-        export = Export.of(self._loaded, command.adapter, adapter)
-        return export_exchange(export, Path(command.path))
+        try:
+            export = Export.of(self._loaded, command.adapter, adapter, self._prober)
+            return write_exchange(export, Path(command.path))
+        except ExchangeError as error:
+            raise RequestRefused(str(error)) from error
 
     def drop(self, finetune_id: str) -> None:
         """Forget what memory holds of a finetune."""

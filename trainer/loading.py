@@ -27,6 +27,8 @@ _DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 WORTH_TELLING_BYTES = 10**9
 RECORD_FILE = "moontune.json"
 """How a pulled model came here, beside it; no part of the model."""
+EXPORT_FILE = "export.json"
+"""What an exported model was made of, beside it; no part of the model either."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -176,9 +178,9 @@ def in_percent(tell: Callable[[str], None]) -> Progress:
 
 def checkpoint_digest(directory: Path) -> str:
     """SHA-256 (hex) over names and contents of configuration, tokenizer and weights."""
-    digest = hashlib.sha256()
+    digest, beside = hashlib.sha256(), (RECORD_FILE, EXPORT_FILE)
     for path in sorted(directory.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".pt") and path.name != RECORD_FILE:
+        if path.suffix in (".json", ".safetensors", ".pt") and path.name not in beside:
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -73,7 +73,7 @@ def write_bytes(path: Path, data: bytes) -> FileRef:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         # A failed fsync may lose pages although the next one succeeds: discard the file.
         temporary.unlink(missing_ok=True)
@@ -103,16 +103,24 @@ def read_tensors(file: FileRef) -> dict[str, Tensor]:
     return safetensors.torch.load(data)
 
 
+def sync_tree(directory: Path) -> None:
+    """Make the files of a directory durable, and then the directory; it has no folders."""
+    for path in directory.iterdir():
+        sync_directory(path)
+    sync_directory(directory)
+
+
 def _make_directory(directory: Path) -> None:
     """Create a directory and what is missing above it, durably."""
     if not directory.is_dir():
         _make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
-        _sync_directory(directory.parent)
+        sync_directory(directory.parent)
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync_directory(path: Path) -> None:
+    """Wait until a directory, or a file, is on the disk as it is."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

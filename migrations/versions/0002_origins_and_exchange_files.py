@@ -33,6 +33,16 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Refuses where an older release would take started finetunes for fresh ones."""
+    started = sa.text(
+        "SELECT name FROM finetunes WHERE origin IS NOT NULL AND deleted_at_ms IS NULL"
+    )
+    names = [row.name for row in op.get_bind().execute(started)]
+    if names:
+        raise RuntimeError(
+            f"These finetunes started from saved weights, which an older release would forget:"
+            f" {', '.join(names)}. Delete them first, or restore the backup."
+        )
     for name, _ in reversed(_CHECKPOINTS):
         op.drop_column("checkpoints", name)
     for name, _ in reversed(_FINETUNES):

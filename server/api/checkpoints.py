@@ -46,9 +46,6 @@ async def download(
         {
             "url": f"{own_url(request, services.config)}{FILES_PATH}{link.token}",
             "expires_in": link.expires_in_seconds,
-            "sha256": link.digest,
-            "num_bytes": link.num_bytes,
-            "manifest": link.manifest,
         }
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
@@ -17,6 +19,10 @@ router = APIRouter(tags=["files"])
 async def read_file(token: str, services: ServicesDep) -> Response:
     """Send a file, whole or a range of it; needs no key."""
     download = await services.downloads.open(token)
+    sha256 = base64.b64encode(bytes.fromhex(download.digest)).decode()
     return FileResponse(
-        download.path, filename=download.name, media_type="application/octet-stream"
+        download.path,
+        filename=download.name,
+        media_type="application/octet-stream",
+        headers={"Repr-Digest": f"sha-256=:{sha256}:"},  # RFC 9530
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-RANKS = (8, 16, 24, 32)
 MAX_NAME_LENGTH = 128
 MAX_ROLLOUTS = 16
 MAX_SPATIAL_REFS = 64

@@ -14,14 +14,20 @@ from dataclasses import asdict, dataclass
 
 from server.domain.errors import ForbiddenError
 
+KIND = "checkpoint"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileGrant:
-    """What a token grants: the exchange file of a checkpoint, until a second since 1970."""
+    """What a token grants: the exchange file of a checkpoint, until a second since 1970.
+
+    `kind` keeps tokens apart that other files may get one day.
+    """
 
     checkpoint_id: str
     account_id: str
     expires_at_seconds: int
+    kind: str = KIND
 
 
 def sign(grant: FileGrant, secret: bytes) -> str:
@@ -43,7 +49,12 @@ def verify(token: str, secret: bytes, *, now_seconds: float) -> FileGrant:
             raise ForbiddenError("This download link is not one of this server; ask for a new one.")
     except (binascii.Error, ValueError) as error:
         raise ForbiddenError("This download link is damaged; ask for a new one.") from error
-    grant = FileGrant(**json.loads(payload))
+    try:
+        grant = FileGrant(**json.loads(payload))
+    except TypeError as error:  # signed by another release
+        raise ForbiddenError("This download link is of another kind; ask for a new one.") from error
+    if grant.kind != KIND:
+        raise ForbiddenError("This download link is of another kind; ask for a new one.")
     if grant.expires_at_seconds <= now_seconds:
         raise ForbiddenError("This download link has expired; ask for a new one.")
     return grant

@@ -92,6 +92,7 @@ def build_services(
             adapters=adapters,
             files=files,
             cleanup=cleanup,
+            queue_seconds=config.inference_queue_seconds,
             link_seconds=config.download_link_seconds,
         ),
         metrics=Metrics(database),

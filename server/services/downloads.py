@@ -6,45 +6,51 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from sqlalchemy.orm import Session
 
-from contract.engine import ExportCheckpoint, ExportedFile
+from contract.engine import AdapterRef, ExportCheckpoint, ExportedFile
 from server.db import checkpoints, finetunes, meta
 from server.db.connection import Database
 from server.db.models import Checkpoint
-from server.domain.errors import CheckpointDeletedError, CheckpointNotFoundError
+from server.domain.errors import (
+    CheckpointDeletedError,
+    CheckpointNotFoundError,
+    OverloadedError,
+)
 from server.domain.signing import FileGrant, sign, verify
-from server.files import StateFiles
+from server.files import StateFiles, has_size
 from server.services.adapters import Adapters, living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
 from server.services.handover import Handover
 
-QUEUE_SECONDS = 8.0
-"""A download has to be answered within ten seconds; what cannot start by then is asked again."""
+_log = structlog.get_logger("server.downloads")
+
+ANSWER_SECONDS = 9.0
+"""A caller is answered within ten seconds; a file that takes longer is made all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A way to a file: its token, how long it holds, and what it leads to."""
+    """A way to a file: its token, and how long it holds."""
 
     token: str
     expires_in_seconds: int
-    digest: str
-    num_bytes: int
-    manifest: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """A file to send, and what it is called."""
+    """A file to send, what it is called, and its SHA-256 (hex)."""
 
     path: Path
     name: str
+    digest: str
 
 
 class Downloads:
@@ -60,6 +66,7 @@ class Downloads:
         adapters: Adapters,
         files: StateFiles,
         cleanup: Cleanup,
+        queue_seconds: float,
         link_seconds: int,
         clock: Callable[[], float] = time.time,
     ):
@@ -70,77 +77,97 @@ class Downloads:
         self._adapters = adapters
         self._files = files
         self._cleanup = cleanup
+        self._queue_seconds = queue_seconds
         self._link_seconds = link_seconds
         self._clock = clock
+        self._making: dict[str, asyncio.Task[None]] = {}
 
     async def link(self, account_id: str, finetune_id: str, step: int) -> Link:
-        """Return a link to the file of a saved step; makes the file when there is none yet.
+        """Return a link to the file of a saved step; makes the file when there is none.
 
         Raises:
             CheckpointNotFoundError: The step was never saved.
             CheckpointDeletedError: It was, and was deleted.
             BaseModelMismatchError: There is no file yet, and it belongs to another base model.
-            OverloadedError: There is none yet, and the worker is busy.
+            OverloadedError: There is none yet, and it takes long.
         """
         checkpoint = await self._database.read(_find, account_id, finetune_id, step)
-        if checkpoint.exchange is None:
-            checkpoint = await self._make(account_id, checkpoint)
-        file, manifest = checkpoint.exchange, checkpoint.exchange_manifest
-        assert file is not None, "a file was made"
-        assert manifest is not None, "a file has a manifest"
+        if not await self._has_file(checkpoint):
+            await self._have_made(account_id, checkpoint)
         grant = FileGrant(
             checkpoint_id=checkpoint.id,
             account_id=account_id,
             expires_at_seconds=int(self._clock()) + self._link_seconds,
         )
-        return Link(
-            token=sign(grant, await self._secret()),
-            expires_in_seconds=self._link_seconds,
-            digest=file.digest,
-            num_bytes=file.num_bytes,
-            manifest=json.loads(manifest),
-        )
+        token = sign(grant, await self._secret())
+        return Link(token=token, expires_in_seconds=self._link_seconds)
 
     async def open(self, token: str) -> Download:
         """Return what a token leads to; whoever has it needs no key.
 
         Raises:
             ForbiddenError: It is forged, damaged or expired.
-            CheckpointNotFoundError: The checkpoint was deleted since.
+            CheckpointNotFoundError: The checkpoint was deleted since, or its file is gone.
         """
         grant = verify(token, await self._secret(), now_seconds=self._clock())
         checkpoint = await self._database.read(_find_granted, grant)
         file = self._files.absolute(checkpoint.exchange)
-        if file is None or not await asyncio.to_thread(Path(file.path).is_file):
-            raise _gone()
-        return Download(path=Path(file.path), name=f"{checkpoint.finetune_id}@{checkpoint.step}.pt")
+        if file is None or not await self._has_file(checkpoint):
+            raise CheckpointNotFoundError("Checkpoint not found: its file is gone; ask for a link.")
+        return Download(
+            path=Path(file.path),
+            name=f"{checkpoint.finetune_id}@{checkpoint.step}.pt",
+            digest=file.digest,
+        )
 
-    async def _make(self, account_id: str, checkpoint: Checkpoint) -> Checkpoint:
+    async def close(self) -> None:
+        """After the engine ended: let what was being made come to its end."""
+        await asyncio.gather(*self._making.values(), return_exceptions=True)
+
+    async def _has_file(self, checkpoint: Checkpoint) -> bool:
+        file = self._files.absolute(checkpoint.exchange)
+        return file is not None and await asyncio.to_thread(has_size, file)
+
+    async def _have_made(self, account_id: str, checkpoint: Checkpoint) -> None:
+        """Wait for the one task that makes this file; it goes on when its callers have gone."""
+        task = self._making.get(checkpoint.id)
+        if task is None:
+            task = asyncio.create_task(self._make(account_id, checkpoint))
+            self._making[checkpoint.id] = task
+            task.add_done_callback(lambda ended: self._made(checkpoint.id, ended))
+        try:
+            await asyncio.wait_for(asyncio.shield(task), ANSWER_SECONDS)
+        except TimeoutError:
+            raise OverloadedError("The checkpoint's file is still being made. Ask again.") from None
+
+    def _made(self, checkpoint_id: str, task: asyncio.Task[None]) -> None:
+        del self._making[checkpoint_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("exchange_file_not_made", checkpoint_id=checkpoint_id, detail=str(error))
+
+    async def _make(self, account_id: str, checkpoint: Checkpoint) -> None:
         finetune_id, step = checkpoint.finetune_id, checkpoint.step
-        with self._dispatcher.place(WorkClass.INFERENCE, finetune_id) as place:
-            await place.turn(within=QUEUE_SECONDS)
-            model = await self._handover.loaded_model()
-            async with self._adapters.saved(account_id, finetune_id, step, model) as state:
-                async with self._files.lock:
-                    path = self._files.new_exchange(finetune_id, step)
-                    hold = self._files.hold([path])
-                    hold.__enter__()
-                try:
-                    exported = await self._handover.call(
-                        _once_per_attempt(
-                            lambda: self._engine.export_checkpoint(
-                                ExportCheckpoint(adapter=state.adapter, path=path)
-                            ),
-                            path,
-                        ),
-                        fingerprint=hashlib.sha256(f"export {checkpoint.id}".encode()).digest(),
-                    )
-                    return await self._database.write(
-                        _keep, account_id, checkpoint.id, self._stored(exported)
-                    )
-                finally:
-                    hold.__exit__(None, None, None)
-                    self._cleanup.sweep_soon(finetune_id)
+        try:
+            with self._dispatcher.place(WorkClass.INFERENCE, finetune_id) as place:
+                await place.turn(within=self._queue_seconds)
+                model = await self._handover.loaded_model()
+                async with self._adapters.saved(account_id, finetune_id, step, model) as state:
+                    with ExitStack() as outputs:  # held until the row names them, or nothing does
+                        exported = await self._handover.call(
+                            lambda: self._attempt(state.adapter, outputs),
+                            fingerprint=hashlib.sha256(f"export {checkpoint.id}".encode()).digest(),
+                        )
+                        stored = self._stored(exported)
+                        await self._database.write(_keep, account_id, checkpoint.id, stored)
+        finally:
+            self._cleanup.sweep_soon(finetune_id)
+
+    async def _attempt(self, adapter: AdapterRef, outputs: ExitStack) -> ExportedFile:
+        """One worker's attempt, under a name of its own."""
+        async with self._files.lock:
+            path = self._files.new_exchange(adapter.finetune_id, adapter.step)
+            outputs.enter_context(self._files.hold([path]))
+        return await self._engine.export_checkpoint(ExportCheckpoint(adapter=adapter, path=path))
 
     def _stored(self, exported: ExportedFile) -> ExportedFile:
         return ExportedFile(file=self._files.stored(exported.file), manifest=exported.manifest)
@@ -150,18 +177,6 @@ class Downloads:
         if secret is None:
             secret = await self._database.write(meta.signing_secret)
         return bytes.fromhex(secret)
-
-
-def _once_per_attempt(
-    verb: Callable[[], Awaitable[ExportedFile]], path: str
-) -> Callable[[], Awaitable[ExportedFile]]:
-    """A worker that died may have left the file; its name is ours, so the next begins afresh."""
-
-    def attempt() -> Awaitable[ExportedFile]:
-        Path(path).unlink(missing_ok=True)
-        return verb()
-
-    return attempt
 
 
 def _find(session: Session, account_id: str, finetune_id: str, step: int) -> Checkpoint:
@@ -183,21 +198,17 @@ def _find_granted(session: Session, grant: FileGrant) -> Checkpoint:
     return checkpoint
 
 
-def _keep(
-    session: Session, account_id: str, checkpoint_id: str, exported: ExportedFile
-) -> Checkpoint:
-    """Note the file, unless another call was faster or the checkpoint is gone."""
+def _keep(session: Session, account_id: str, checkpoint_id: str, exported: ExportedFile) -> None:
+    """Note the file, unless the checkpoint is gone; what was noted before is missing by now."""
     checkpoint = session.get(Checkpoint, checkpoint_id)
     assert checkpoint is not None, "rows of checkpoints are never removed"
     living_finetune(session, account_id, checkpoint.finetune_id)
     if checkpoint.deleted_at_ms is not None:
         raise CheckpointDeletedError("The checkpoint was deleted while its file was made.")
-    if checkpoint.exchange is None:
-        checkpoint.exchange_path = exported.file.path
-        checkpoint.exchange_digest = exported.file.digest
-        checkpoint.exchange_num_bytes = exported.file.num_bytes
-        checkpoint.exchange_manifest = json.dumps(exported.manifest)
-    return checkpoint
+    checkpoint.exchange_path = exported.file.path
+    checkpoint.exchange_digest = exported.file.digest
+    checkpoint.exchange_num_bytes = exported.file.num_bytes
+    checkpoint.exchange_manifest = json.dumps(exported.manifest)
 
 
 def _gone() -> CheckpointNotFoundError:

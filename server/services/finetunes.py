@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,8 +74,7 @@ class Start:
 class _Origin:
     """What of a saved checkpoint a new finetune takes over."""
 
-    base_model_name: str | None
-    base_model_digest: str | None
+    base_model: tuple[str | None, str | None]
     seed: int
     weights: FileRef | None
 
@@ -116,38 +116,32 @@ class Finetunes:
         existing = await self._database.read(_find_existing, wish)
         if existing is not None:
             return existing
-        model = self._engine.status().model
         if origin is None:
-            return await self._insert(wish, Start(model=model))
-        source = await self._database.read(_find_origin, wish, model)
-        start = Start(
-            model=model,
-            base_model=(source.base_model_name, source.base_model_digest),
-            seed=source.seed,
-        )
-        return await self._insert_with_copy(wish, start, source)
+            return await self._insert(wish, Start(model=self._engine.status().model))
+        # Shielded: a copy whose row is being written must not be taken for a left-over.
+        return await asyncio.shield(asyncio.create_task(self._insert_with_copy(wish)))
 
-    async def _insert_with_copy(self, wish: Wish, start: Start, source: _Origin) -> Finetune:
+    async def _insert_with_copy(self, wish: Wish) -> Finetune:
         """Copy the weights first, under the id that the row will have."""
-        if source.weights is None:
-            return await self._insert(wish, start)
-        async with self._files.lock:
-            weights = self._files.absolute(source.weights)
-            path = self._files.new_weights(start.id)
-            hold = self._files.hold([weights.path, path])
-            hold.__enter__()
+        start = Start(model=self._engine.status().model)
         try:
-            copied = await asyncio.to_thread(copy_file, weights, Path(path))
-            stored = self._files.stored(copied)
-            finetune = await self._insert(wish, dataclasses.replace(start, weights=stored))
-            if finetune.id != start.id:  # somebody was faster
-                self._files.remove([Path(path)])
-            return finetune
-        except BaseException:
-            self._files.remove([Path(path)])
-            raise
+            with ExitStack() as held:
+                async with self._files.lock:
+                    source = await self._database.read(_find_origin, wish, start.model)
+                    start = dataclasses.replace(
+                        start, base_model=source.base_model, seed=source.seed
+                    )
+                    weights = self._files.absolute(source.weights)
+                    path = Path(self._files.new_weights(start.id))
+                    held.enter_context(
+                        self._files.hold([str(path), *([weights.path] if weights else [])])
+                    )
+                if weights is not None:
+                    copied = await asyncio.to_thread(copy_file, weights, path)
+                    start = dataclasses.replace(start, weights=self._files.stored(copied))
+                return await self._insert(wish, start)
         finally:
-            hold.__exit__(None, None, None)
+            self._cleanup.sweep_soon(start.id)  # removes the copy unless a row names it
 
     async def _insert(self, wish: Wish, start: Start) -> Finetune:
         try:
@@ -245,8 +239,7 @@ def _find_origin(session: Session, wish: Wish, model: ModelInfo | None) -> _Orig
     if model is not None:
         check_base_model(source, model)
     return _Origin(
-        base_model_name=source.base_model_name,
-        base_model_digest=source.base_model_digest,
+        base_model=(source.base_model_name, source.base_model_digest),
         seed=source.adapter_seed,
         weights=checkpoint.weights,
     )

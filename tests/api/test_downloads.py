@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import hashlib
 import itertools
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
 
-from contract.errors import WorkerUnavailable
+from contract.errors import RequestRefused, WorkerUnavailable
 from server.db.models import Meta
 from server.services import downloads
 from tests.api.conftest import Serve
@@ -41,30 +42,40 @@ async def link(service: Service, finetune_id: str, **options: Any) -> dict[str, 
     return answer.json()
 
 
+async def fetched(service: Service, finetune_id: str) -> bytes:
+    file = await service.get((await link(service, finetune_id))["url"])
+    assert file.status_code == 200, file.text
+    return file.content
+
+
 async def test_the_link_leads_to_the_file(service: Service) -> None:
-    found = await link(service, await saved(service))
+    finetune_id = await saved(service)
+    found = await link(service, finetune_id)
     assert found["url"].startswith("http://localhost/v1/files/")
     assert found["expires_in"] == 3600
     file = await service.get(found["url"])
     assert file.status_code == 200
     assert file.headers["content-type"] == "application/octet-stream"
-    assert int(file.headers["content-length"]) == len(file.content) == found["num_bytes"]
-    assert hashlib.sha256(file.content).hexdigest() == found["sha256"]
-    assert found["manifest"]["kind"] == "exchange"
+    assert set(found) == {"url", "expires_in"}
+    assert int(file.headers["content-length"]) == len(file.content)
+    digest = base64.b64encode(hashlib.sha256(file.content).digest()).decode()
+    assert file.headers["repr-digest"] == f"sha-256=:{digest}:"
+    assert unquote(file.headers["content-disposition"]).endswith(f"{finetune_id}@1.pt")
 
 
 async def test_it_is_made_once(service: Service) -> None:
     finetune_id = await saved(service)
-    first = await link(service, finetune_id)
+    first = await fetched(service, finetune_id)
     service.engine.state = "starting"  # the second needs no worker
-    assert (await link(service, finetune_id))["sha256"] == first["sha256"]
+    assert await fetched(service, finetune_id) == first
     assert service.engine.verbs().count("export_checkpoint") == 1
 
 
 async def test_many_at_once_agree(service: Service) -> None:
     finetune_id = await saved(service)
-    found = await asyncio.gather(*(link(service, finetune_id) for _ in range(6)))
-    assert len({one["sha256"] for one in found}) == 1
+    found = await asyncio.gather(*(fetched(service, finetune_id) for _ in range(6)))
+    assert len(set(found)) == 1
+    assert service.engine.verbs().count("export_checkpoint") == 1
     await service.settled()
     files = service.state_files(finetune_id)
     assert [name.partition(".")[2] for name in files if "exchange" in name] == ["exchange.pt"]
@@ -74,12 +85,12 @@ async def test_it_survives_later_steps_and_restarts(serve: Serve) -> None:
     async with serve() as service:
         finetune_id = await saved(service)
         first = await link(service, finetune_id)
+        content = (await service.get(first["url"])).content
         for _ in range(3):
             await service.train(finetune_id)
         await service.settled()
     async with serve() as service:
-        file = await service.get(first["url"])
-        assert hashlib.sha256(file.content).hexdigest() == first["sha256"]
+        assert (await service.get(first["url"])).content == content
 
 
 async def test_the_link_needs_no_key_and_the_question_does(serve: Serve) -> None:
@@ -180,22 +191,43 @@ async def test_deleted_while_it_is_made(service: Service) -> None:
 async def test_a_worker_that_dies_is_asked_again(service: Service) -> None:
     finetune_id = await saved(service)
     service.engine.faults.append(WorkerUnavailable("It died."))
-    assert (await link(service, finetune_id))["num_bytes"] > 0
+    assert await fetched(service, finetune_id)
     assert service.engine.verbs().count("export_checkpoint") == 2
+    await service.settled()
+    assert len([name for name in service.state_files(finetune_id) if "exchange" in name]) == 1
 
 
-async def test_a_busy_worker_is_no_reason_to_wait_for_long(
+async def test_a_file_that_takes_long_is_made_for_who_asks_again(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloads, "QUEUE_SECONDS", 0.02)
+    monkeypatch.setattr(downloads, "ANSWER_SECONDS", 0.02)
     finetune_id = await saved(service)
     service.engine.gate.clear()
-    step = asyncio.create_task(service.train(finetune_id))
-    await until(lambda: service.engine.verbs().count("train_step") == 2)
-    refusal(await service.get(path(finetune_id)), 503, "overloaded")
+    for _ in range(3):
+        refusal(await service.get(path(finetune_id)), 503, "overloaded")
     service.engine.gate.set()
-    await step
-    assert (await link(service, finetune_id))["num_bytes"] > 0
+    await service.app.state.services.downloads.close()
+    assert await fetched(service, finetune_id)
+    assert service.engine.verbs().count("export_checkpoint") == 1
+
+
+async def test_a_lost_file_is_made_again(service: Service) -> None:
+    finetune_id = await saved(service)
+    url = (await link(service, finetune_id))["url"]
+    content = (await service.get(url)).content
+    folder = service.data_dir / "finetunes" / finetune_id
+    (file,) = folder.glob("*.exchange.pt")
+    file.write_bytes(b"cut")
+    refusal(await service.get(url), 404, "checkpoint_not_found")
+    assert await fetched(service, finetune_id) == content
+    assert (await service.get(url)).content == content
+
+
+async def test_a_file_that_does_not_agree_is_no_file(service: Service) -> None:
+    finetune_id = await saved(service)
+    service.engine.faults.append(RequestRefused("Logits differ by 3."))
+    answer = await service.get(path(finetune_id))
+    assert refusal(answer, 422, "validation_error")["message"] == "Logits differ by 3."
 
 
 async def test_another_base_model_is_loaded(serve: Serve) -> None:

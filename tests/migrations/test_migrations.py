@@ -72,6 +72,21 @@ def test_checks_and_indexes_are_those_of_the_models(database: Database) -> None:
             }
 
 
+def test_going_down_is_refused_while_it_would_forget_an_origin(database: Database) -> None:
+    row = (
+        "INSERT INTO finetunes (id, account_id, name, rank, adapter_seed, origin, step,"
+        " created_at_ms, updated_at_ms) VALUES ('x', 'default', 'mine', 8, 0, 'y@1', 0, 0, 0)"
+    )
+    with database.writer.connect() as connection, connection.begin():
+        connection.exec_driver_sql(row)
+    with (
+        database.writer.connect() as connection,
+        connection.begin(),
+        pytest.raises(RuntimeError, match="mine"),
+    ):
+        command.downgrade(alembic(connection), "0001")
+
+
 def test_going_down_leaves_nothing_and_up_again_works(database: Database) -> None:
     with database.writer.connect() as connection, connection.begin():
         command.downgrade(alembic(connection), "base")

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from contract.codec import to_plain
 from contract.engine import AdapterRef, FileRef
 from contract.errors import EngineError
@@ -21,8 +23,7 @@ from trainer.adapters.bank import AdapterBank
 from trainer.catalog.store import ModelFiles, find_model
 from trainer.exchange.errors import ExchangeError
 from trainer.exchange.incoming import import_adapter
-from trainer.exchange.manifest import write_manifest
-from trainer.exchange.outgoing import KINDS, Export, export_exchange, export_merged, export_peft
+from trainer.exchange.outgoing import Export, Kind, export_exchange, export_merged, export_peft
 from trainer.loading import DTYPES, LoadedModel, LoadError, in_percent, load
 
 
@@ -34,14 +35,16 @@ def main() -> int:
         loaded = _load(arguments, files)
         run = _export if arguments.verb == "export" else _import
         result = run(arguments, loaded, files)
-    except (ExchangeError, LoadError, EngineError, OSError) as error:
+    except (ExchangeError, LoadError, EngineError, SafetensorError, OSError) as error:
         print(f"moontune: {error}", file=sys.stderr)  # noqa: T201 - for who started us
         return EXIT_REFUSED
     print(json.dumps(result))  # noqa: T201
     return 0
 
 
-def _export(arguments: argparse.Namespace, loaded: LoadedModel, files: ModelFiles) -> Any:
+def _export(
+    arguments: argparse.Namespace, loaded: LoadedModel, files: ModelFiles
+) -> dict[str, Any]:
     if arguments.base_digest and arguments.base_digest != loaded.info.digest:
         raise ExchangeError(
             f"The finetune belongs to another base model than {loaded.info.name!r}, or to another"
@@ -57,26 +60,26 @@ def _export(arguments: argparse.Namespace, loaded: LoadedModel, files: ModelFile
     config, device = loaded.model.config.text, loaded.model.text.wte.device
     export = Export.of(loaded, ref, AdapterBank(config, device).adapter(ref))
     out: Path = arguments.out
-    match arguments.to:
-        case "exchange":
-            if out.exists():
-                raise ExchangeError(f"{out} exists already; name a file that does not.")
-            manifest = export_exchange(export, out).manifest
-            write_manifest(out, manifest)
-        case "peft":
+    to: Kind = arguments.to
+    match to:
+        case Kind.EXCHANGE:
+            manifest = export_exchange(export, out)
+        case Kind.PEFT:
             manifest = export_peft(export, out)
-        case _:
+        case Kind.MERGED:
             manifest = export_merged(
                 export,
                 files.directory,
                 out,
-                dtype=DTYPES[loaded.info.dtype],
+                dtype=DTYPES.get(arguments.dtype),
                 tokenizer=files.tokenizer,
             )
     return {"manifest": manifest}
 
 
-def _import(arguments: argparse.Namespace, loaded: LoadedModel, _files: ModelFiles) -> Any:
+def _import(
+    arguments: argparse.Namespace, loaded: LoadedModel, _files: ModelFiles
+) -> dict[str, Any]:
     imported = import_adapter(
         loaded, arguments.source, arguments.weights_path, any_base=arguments.any_base
     )
@@ -112,7 +115,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.exchange", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     leaving = verbs.add_parser("export")
-    leaving.add_argument("--to", choices=KINDS, required=True)
+    leaving.add_argument("--to", type=Kind, choices=list(Kind), required=True)
     leaving.add_argument("--out", type=Path, required=True)
     leaving.add_argument("--finetune-id", required=True)
     leaving.add_argument("--step", type=int, required=True)

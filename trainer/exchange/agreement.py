@@ -1,24 +1,29 @@
-"""Whether two ways to compute a model agree, measured on fixed questions to a fixed picture.
+"""Whether two ways to compute a model agree.
 
-The questions are asked of the model as it is; nothing is sampled. Compared are all logits at every
-position of the prompts: of the vocabulary, of coordinates and of sizes.
+Two measures. **Logits**: fixed questions to a fixed picture, all logits at every position of the
+prompts, in the dtype of the model; what a user would notice. **Layers**: each adapted MLP alone, in
+float64, on random input; nothing is lost in rounding there, so that a swapped row or a missing
+layer shows however little the adapter does.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contract.skills import CaptionRequest, DetectRequest, Pixels, PointRequest, QueryRequest, Skill
+from trainer.adapters.lora import Adapter
 from trainer.batching import Row, make_batch
 from trainer.exchange.errors import ExchangeError
 from trainer.image_features import ImageFeatures
 from trainer.model.lora_hook import TextAdapter
+from trainer.model.moe import MoeMlp
 from trainer.model.moondream import Moondream
 from trainer.skills import SKILLS
 from trainer.skills.base import Language
@@ -31,52 +36,115 @@ REQUESTS = (
     QueryRequest(question="How many legs does a spider have?", reasoning=True),
 )
 NUM_REMEMBERED = 8
+NUM_LAYER_INPUTS = 256
+"""Random inputs of a layer: with 64 experts, 8 per token, each expert sees about 32 of them."""
 
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-"""What rounding may move, relative to the largest logit."""
-
-MOST_OF_EFFECT = 0.5
-"""Never more than this share of what the adapter does: a file that does nothing must not pass."""
+"""What rounding may move a logit by, relative to the largest."""
 
 ROUNDED_FACTORS = 0.02
 """What factors rounded to bfloat16 may move of what the adapter does: 2^-9 each, with room."""
 
+EXACT = 1e-6
+"""What a layer may lose where the same numbers are multiplied, as a share of the adapter's part."""
+
+MOST_LOST = 0.5
+"""What a layer may lose where a sum was rounded: beyond it, more is gone than left."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Two computations of the same logits.
+    """Two computations of the same.
 
     Attributes:
         num_cases: Questions asked.
-        max_difference: Largest absolute difference of a logit.
+        max_difference: Largest absolute difference of a logit; NaN if any is none.
         max_effect: Largest absolute difference that the adapter makes to the base model.
         threshold: What `max_difference` may be.
+        lost_share: Of what the adapter adds to a layer's output, the share that is missing or
+            wrong (L2), in the worst layer; None where layers were not compared.
+        most_lost: What `lost_share` may be.
     """
 
     num_cases: int
     max_difference: float
     max_effect: float
     threshold: float
+    lost_share: float | None = None
+    most_lost: float = EXACT
 
     @property
     def holds(self) -> bool:
-        return self.max_difference <= self.threshold
+        """Written so that NaN does not hold."""
+        is_close = self.max_difference <= self.threshold
+        return is_close and (self.lost_share is None or self.lost_share <= self.most_lost)
 
-    def require(self, what: str) -> None:
+    def with_layers(self, lost_share: float, most_lost: float = EXACT) -> Agreement:
+        return replace(self, lost_share=lost_share, most_lost=most_lost)
+
+    def require(self, what: str, *, hint: str = "") -> None:
         """Refuse what does not agree.
 
         Raises:
-            ExchangeError: Naming both numbers.
+            ExchangeError: With the figures.
         """
-        if not self.holds:
-            raise ExchangeError(
-                f"{what} does not compute what the adapter computes: logits differ by"
-                f" {self.max_difference:.3g}, allowed are {self.threshold:.3g} (the adapter itself"
-                f" moves them by up to {self.max_effect:.3g}). Nothing was kept."
+        if self.holds:
+            return
+        lost = "" if self.lost_share is None else (
+            f"; of what the adapter does in a layer {self.lost_share:.2g} is lost,"
+            f" allowed {self.most_lost:.2g}"
+        )  # fmt: skip
+        raise ExchangeError(
+            f"{what} does not compute what the adapter computes: logits differ by"
+            f" {self.max_difference:.3g}, allowed {self.threshold:.3g}{lost}. Nothing was kept."
+            f"{' ' + hint if hint else ''}"
+        )
+
+
+class Prober:
+    """Asks the fixed questions; encodes the picture once, and asks the base model once."""
+
+    def __init__(self, model: Moondream, language: Language):
+        self.model = model
+        self._language = language
+        self._picture = _picture()
+        self._features = ImageFeatures(model)
+        self._base: list[Tensor] | None = None
+
+    def base(self) -> list[Tensor]:
+        """The logits without any adapter."""
+        if self._base is None:
+            self._base = self.ask(None)
+        return self._base
+
+    @torch.no_grad()
+    def ask(self, adapter: TextAdapter | None) -> list[Tensor]:
+        """All logits of the fixed questions.
+
+        Returns:
+            Per question [P, V + bins] float32 on the CPU, P the length of its prompt without BOS
+            and image.
+        """
+        model, features = self.model, self._features.of([self._picture])
+        found: list[Tensor] = []
+        for request in REQUESTS:
+            image = None if request.image is None else self._picture.digest
+            prompt = SKILLS[Skill(request.skill)].prompt(request, self._language)
+            batch = make_batch(model, [Row(image=image, prompt=prompt)], features)
+            hidden_BTD = model.text(
+                batch.embeds_BTD,
+                positions_BT=batch.positions_1T,
+                attention_mask_BTS=batch.mask_1TT,
+                adapter=adapter,
             )
+            hidden_PD = hidden_BTD[0, -len(prompt) :]
+            logits = [model.text.logits(hidden_PD), model.region.coord_logits(hidden_PD)]
+            logits += list(model.region.size_logits(hidden_PD).unbind(-2))
+            found.append(torch.cat(logits, dim=-1).float().cpu())
+        return found
 
 
-def agreement(
+def compare(
     got: Sequence[Tensor],
     wanted: Sequence[Tensor],
     base: Sequence[Tensor],
@@ -84,49 +152,55 @@ def agreement(
     dtype: torch.dtype,
     effect_share: float = 0.0,
 ) -> Agreement:
-    """Compare the logits of `probe`.
+    """Compare the logits of `Prober.ask`.
 
     Args:
         dtype: What the model computes in.
         effect_share: How much of the adapter's effect may be lost beside rounding.
     """
     effect = _largest_difference(wanted, base)
-    largest = max(1.0, *(float(logits.abs().max()) for logits in wanted))
-    rounding = min(ROUNDING[dtype] * largest, MOST_OF_EFFECT * effect)
+    largest = float(torch.stack([logits.abs().max() for logits in wanted]).max())
     return Agreement(
         num_cases=len(wanted),
         max_difference=_largest_difference(got, wanted),
         max_effect=effect,
-        threshold=max(rounding, ROUNDING[torch.float32] * largest) + effect_share * effect,
+        threshold=ROUNDING[dtype] * max(1.0, largest) + effect_share * effect,
     )
 
 
 @torch.no_grad()
-def probe(model: Moondream, language: Language, adapter: TextAdapter | None) -> list[Tensor]:
-    """All logits of the fixed questions.
+def layer_outputs(model: Moondream, adapter: Adapter | None) -> list[Tensor]:
+    """What each MLP of the text model makes of random input, computed in float64.
+
+    Copies one layer at a time.
 
     Returns:
-        Per question [P, V + bins] float32 on the CPU, P the length of its prompt without BOS and
-        image.
+        Per layer [N, D] float64 on the CPU.
     """
-    picture = _picture()
-    features = ImageFeatures(model).of([picture])
     found: list[Tensor] = []
-    for request in REQUESTS:
-        image = None if request.image is None else picture.digest
-        prompt = SKILLS[Skill(request.skill)].prompt(request, language)
-        batch = make_batch(model, [Row(image=image, prompt=prompt)], features)
-        hidden_BTD = model.text(
-            batch.embeds_BTD,
-            positions_BT=batch.positions_1T,
-            attention_mask_BTS=batch.mask_1TT,
-            adapter=adapter,
+    for index, block in enumerate(model.text.blocks):
+        mlp = cast("nn.Module", copy.deepcopy(block.mlp)).double()
+        generator = torch.Generator().manual_seed(index)
+        x_ND = torch.randn(
+            NUM_LAYER_INPUTS, model.config.text.dim, generator=generator, dtype=torch.float64
         )
-        hidden_PD = hidden_BTD[0, -len(prompt) :]
-        logits = [model.text.logits(hidden_PD), model.region.coord_logits(hidden_PD)]
-        logits += list(model.region.size_logits(hidden_PD).unbind(-2))
-        found.append(torch.cat(logits, dim=-1).float().cpu())
+        x_1ND = x_ND[None].to(model.text.wte.device)
+        out = mlp(x_1ND, None if adapter is None else adapter.layer(index))
+        found.append((out[0] if isinstance(mlp, MoeMlp) else out)[0].cpu())
     return found
+
+
+def lost_share(got: Sequence[Tensor], wanted: Sequence[Tensor], base: Sequence[Tensor]) -> float:
+    """Of what the adapter adds to a layer's output, the share that is missing or wrong.
+
+    Returns:
+        ||got - wanted|| / ||wanted - base|| of the worst layer; NaN if anything is none.
+    """
+    shares = [
+        (g - w).norm() / ((w - b).norm() + 1e-9 * w.norm())
+        for g, w, b in zip(got, wanted, base, strict=True)
+    ]
+    return float(torch.stack(shares).max())
 
 
 def remembered(logits: Sequence[Tensor]) -> list[dict[str, Any]]:
@@ -144,17 +218,19 @@ def difference_from_remembered(logits: Sequence[Tensor], memory: Sequence[dict[s
     Raises:
         ExchangeError: The notes are not of these questions.
     """
-    if len(memory) != len(logits):
-        raise ExchangeError("the manifest remembers other questions; it is of another release")
-    worst = 0.0
-    for logits_PN, note in zip(logits, memory, strict=True):
-        now = logits_PN[-1][torch.tensor(note["index"])]
-        worst = max(worst, float((now - torch.tensor(note["logit"])).abs().max()))
-    return worst
+    try:
+        differences = [
+            (logits_PN[-1][torch.tensor(note["index"])] - torch.tensor(note["logit"])).abs().max()
+            for logits_PN, note in zip(logits, memory, strict=True)
+        ]
+    except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+        raise ExchangeError("the manifest remembers other questions than ours") from error
+    return float(torch.stack(differences).max())
 
 
 def _largest_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+    differences = [(a - b).abs().max() for a, b in zip(one, other, strict=True)]
+    return float(torch.stack(differences).max())
 
 
 def _picture() -> Pixels:

@@ -48,7 +48,7 @@ class ExchangeFile:
         rank = rank_of(self.tensors)
         said = self.facts.get("rank", rank)
         if said != rank:
-            raise ExchangeError(f"the file says rank {said}, its tensors have rank {rank}")
+            raise ExchangeError(f"the file says rank {said!r}, its tensors have rank {rank}")
         return checked_adapter(self.tensors, config, rank=rank)
 
 

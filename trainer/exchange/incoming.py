@@ -5,29 +5,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from contract.engine import FileRef
 from trainer.adapters.lora import Adapter
 from trainer.exchange.agreement import (
     ROUNDED_FACTORS,
     Agreement,
-    agreement,
+    Prober,
+    compare,
     difference_from_remembered,
-    probe,
 )
 from trainer.exchange.errors import ExchangeError
 from trainer.exchange.exchange_file import read_exchange_file
 from trainer.exchange.manifest import file_digest, make_manifest, read_manifest
-from trainer.exchange.outgoing import probe_with_peft
-from trainer.exchange.peft_directory import CONFIG_FILE, WEIGHTS_FILE, read_peft
+from trainer.exchange.outgoing import agreement_with_peft
+from trainer.exchange.peft_directory import CONFIG_FILE, WEIGHTS_FILE, read_peft, read_peft_config
 from trainer.loading import LoadedModel
 from trainer.storage import read_tensors, write_tensors
 
 _VENDOR_PREFIX = "moondream/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An adapter as it came.
+
+    Attributes:
+        path: The file or directory.
+        weights_file: The file of its tensors.
+        adapter: Float32 masters of them, on the CPU.
+        base_model: What it says that it belongs to, if it says anything.
+        finetune_id, step: Where it comes from, as far as it says.
+        manifest: Of its export, if that came along.
+    """
+
+    path: Path
+    weights_file: Path
+    adapter: Adapter
+    base_model: str | None
+    finetune_id: str
+    step: int
+    manifest: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +69,7 @@ class Imported:
 
 
 def import_adapter(
-    loaded: LoadedModel, source: Path, weights_path: Path, *, any_base: bool = False
+    loaded: LoadedModel, path: Path, weights_path: Path, *, any_base: bool = False
 ) -> Imported:
     """Read an exchange file or a PEFT directory, and write its masters.
 
@@ -60,115 +81,127 @@ def import_adapter(
         ExchangeError: It is damaged, of another geometry, rank or base, or does not compute here
             what it computed where it was made; nothing is left.
     """
-    if not source.exists():
-        raise ExchangeError(f"{source} does not exist.")
-    manifest = read_manifest(source)
-    config = loaded.model.config.text
-    said: Mapping[str, Any] = {}
-    if source.is_dir():
-        if not (source / CONFIG_FILE).is_file():
-            raise ExchangeError(
-                f"{source} holds no {CONFIG_FILE}: it is no PEFT directory. Merged weights are a"
-                " model of their own; serve them with --model."
-            )
-        adapter, weights_file = read_peft(source, config), source / WEIGHTS_FILE
-    else:
-        exchange = read_exchange_file(source)
-        said, weights_file = exchange.facts, source
-        if not any_base:
-            _check_base_name(said.get("base_model"), loaded.info.name)
-        adapter = exchange.adapter(config)
-    if manifest is not None and not any_base:
-        _check_base_digest(manifest, loaded)
-    facts = {"imported_from": source.name, "rank": str(adapter.rank)}
+    source = read_source(path, loaded)
+    if not any_base:
+        _check_base(source, loaded)
+    adapter = source.adapter
+    facts = {"imported_from": path.name, "rank": str(adapter.rank)}
     weights = write_tensors(weights_path, adapter.tensors, facts)
     try:
-        agreed = _compare(loaded, source, weights, adapter.rank, manifest, any_base=any_base)
+        agreement = _measure(loaded, source, weights, any_base=any_base)
+        manifest = make_manifest(
+            kind="import",
+            finetune_id=source.finetune_id,
+            step=source.step,
+            rank=adapter.rank,
+            model=loaded.info,
+            files=[weights_path],
+            agreement=agreement,
+            largest_logits=[],
+        )
     except BaseException:
         weights_path.unlink(missing_ok=True)
         raise
-    told = make_manifest(
-        kind="import",
-        finetune_id=str(said.get("finetune_id", "")),
-        step=int(said.get("step", 0)),
-        rank=adapter.rank,
-        model=loaded.info,
-        files=[weights_path],
-        agreement=agreed,
-        largest_logits=[],
-    )
     return Imported(
         weights=weights,
         rank=adapter.rank,
-        source_digest=file_digest(weights_file),
-        manifest={**told, "source": manifest},
+        source_digest=file_digest(source.weights_file),
+        manifest={**manifest, "source": source.manifest},
     )
 
 
-def _compare(
-    loaded: LoadedModel,
-    source: Path,
-    weights: FileRef,
-    rank: int,
-    manifest: Mapping[str, Any] | None,
-    *,
-    any_base: bool,
-) -> Agreement:
-    """What was stored against what the source computes by its reader's own rules."""
-    model, language = loaded.model, loaded.language
-    device, dtype = model.text.wte.device, model.text.wte.dtype
-    stored = Adapter(model.config.text, rank, read_tensors(weights)).to(device)
-    got = probe(model, language, stored)
-    if source.is_dir():
-        wanted = probe_with_peft(loaded, source)
-    else:
-        tensors = {n: t.to(device) for n, t in read_exchange_file(source).tensors.items()}
-        wanted = probe(model, language, _ByName(tensors, model.config.text))
-    agreed = agreement(got, wanted, probe(model, language, None), dtype=dtype)
-    agreed.require(f"What was read from {source}")
-    if manifest is not None and not any_base:
-        off = difference_from_remembered(got, manifest["largest_logits"])
-        share = ROUNDED_FACTORS * agreed.max_effect
-        if off > agreed.threshold + share and loaded.info.dtype == manifest["base_model"]["dtype"]:
-            raise ExchangeError(
-                f"With {source} the logits differ by {off:.3g} from those noted at its export,"
-                f" allowed are {agreed.threshold + share:.3g}. Nothing was kept."
-            )
-    return agreed
+def read_source(path: Path, loaded: LoadedModel) -> Source:
+    """Read what came, strictly.
 
-
-class _ByName:
-    """An adapter that finds its factors by the names of a file, as other readers do."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], config: Any):
-        first = 0 if config.moe is None else config.moe.start_layer
-        self._layers: dict[int, SimpleNamespace] = {}
-        for name, tensor in tensors.items():
-            _, kind, index, factor = name.split(".")
-            layer = int(index) + (first if kind == "moe" else 0)
-            setattr(self._layers.setdefault(layer, SimpleNamespace()), factor, tensor.float())
-
-    def layer(self, index: int) -> Any:
-        return self._layers.get(index)
-
-
-def _check_base_name(said: object, name: str) -> None:
-    if said is None or _bare(str(said)) == _bare(name):
-        return
-    raise ExchangeError(
-        f"The file belongs to base model {said!r}; loaded is {name!r}. If they are the same weights"
-        " under two names, add --any-base."
-    )
-
-
-def _check_base_digest(manifest: Mapping[str, Any], loaded: LoadedModel) -> None:
-    base = manifest["base_model"]
-    if base["digest"] != loaded.info.digest:
+    Raises:
+        ExchangeError: It is damaged, or no adapter of this geometry.
+    """
+    config = loaded.model.config.text
+    if not path.exists():
+        raise ExchangeError(f"{path} does not exist.")
+    if not path.is_dir():
+        exchange = read_exchange_file(path)
+        finetune_id, step = exchange.facts.get("finetune_id"), exchange.facts.get("step")
+        base_model = exchange.facts.get("base_model")
+        return Source(
+            path=path,
+            weights_file=path,
+            adapter=exchange.adapter(config),
+            base_model=base_model if isinstance(base_model, str) else None,
+            finetune_id=finetune_id if isinstance(finetune_id, str) else "",
+            step=step if isinstance(step, int) else 0,
+            manifest=read_manifest(path, path),
+        )
+    if not (path / CONFIG_FILE).is_file():
         raise ExchangeError(
-            f"It was exported from base model {base.get('name')!r} with digest"
-            f" {base['digest'][:12]}...; loaded is {loaded.info.name!r} with"
-            f" {loaded.info.digest[:12]}..., another model or another revision. --any-base takes"
-            " it all the same."
+            f"{path} holds no {CONFIG_FILE}: it is no PEFT directory. Merged weights are a model"
+            " of their own; serve them with --model."
+        )
+    adapter = read_peft(path, config)
+    manifest = read_manifest(path, path / WEIGHTS_FILE)
+    return Source(
+        path=path,
+        weights_file=path / WEIGHTS_FILE,
+        adapter=adapter,
+        base_model=read_peft_config(path).base_model,
+        finetune_id=str((manifest or {}).get("finetune_id", "")),
+        step=int((manifest or {}).get("step", 0)),
+        manifest=manifest,
+    )
+
+
+def _measure(loaded: LoadedModel, source: Source, weights: FileRef, *, any_base: bool) -> Agreement:
+    """What was stored, read back, against the source."""
+    model = loaded.model
+    stored = Adapter(model.config.text, source.adapter.rank, read_tensors(weights))
+    for name, tensor in source.adapter.tensors.items():
+        if not torch.equal(stored.tensors[name], tensor):
+            raise ExchangeError(f"{name} was not stored as it came. Nothing was kept.")
+    device, prober = model.text.wte.device, Prober(model, loaded.language)
+    stored = stored.to(device)
+    got = prober.ask(stored)
+    if source.path.is_dir():
+        agreement = agreement_with_peft(prober, stored, source.path)
+    else:
+        wanted = prober.ask(source.adapter.to(device))
+        agreement = compare(got, wanted, prober.base(), dtype=model.text.wte.dtype)
+    agreement.require(f"What was read from {source.path}")
+    if source.manifest is not None and not any_base:
+        _check_remembered(loaded, source, got, agreement)
+    return agreement
+
+
+def _check_remembered(
+    loaded: LoadedModel, source: Source, got: list[torch.Tensor], agreement: Agreement
+) -> None:
+    """In float32 machines agree; what bfloat16 kernels make of a logit depends on the machine."""
+    assert source.manifest is not None, "there are notes to compare with"
+    if not loaded.info.dtype == source.manifest["base_model"]["dtype"] == "float32":
+        return
+    off = difference_from_remembered(got, source.manifest["largest_logits"])
+    allowed = agreement.threshold + ROUNDED_FACTORS * agreement.max_effect
+    if not off <= allowed:
+        raise ExchangeError(
+            f"With {source.path} the logits differ by {off:.3g} from those noted at its export,"
+            f" allowed are {allowed:.3g}. Nothing was kept; --any-base takes it all the same."
+        )
+
+
+def _check_base(source: Source, loaded: LoadedModel) -> None:
+    said, name = source.base_model, loaded.info.name
+    if source.manifest is not None:
+        base = source.manifest["base_model"]
+        if base["digest"] != loaded.info.digest:
+            raise ExchangeError(
+                f"It was exported from base model {base.get('name')!r}, digest"
+                f" {str(base['digest'])[:12]}...; loaded is {name!r},"
+                f" {loaded.info.digest[:12]}..., another model or another revision. --any-base"
+                " takes it all the same."
+            )
+    elif said is not None and _bare(said) != _bare(name):
+        raise ExchangeError(
+            f"It belongs to base model {said!r}; loaded is {name!r}. If they are the same weights"
+            " under two names, add --any-base."
         )
 
 

@@ -1,11 +1,13 @@
 """The manifest: what was exported, of what, and how well it agreed; JSON beside the files.
 
-{"moontune": "0.1.0", "kind": "peft", "created_at": "2026-11-21T15:00:00+00:00",
- "finetune_id": "01H...", "step": 40, "rank": 8,
- "base_model": {"name": "moondream3-preview", "digest": "<sha256>", "dtype": "bfloat16"},
- "files": {"adapter_model.safetensors": "<sha256>", ...},
- "agreement": {"num_cases": 5, "max_difference": 2e-7, "max_effect": 0.8, "threshold": 1e-4},
- "largest_logits": [{"index": [...], "logit": [...]}, ...]}
+    {"moontune": "0.1.0", "kind": "peft", "created_at": "2026-11-21T15:00:00+00:00",
+     "finetune_id": "01H...", "step": 40, "rank": 8,
+     "base_model": {"name": "moondream3-preview", "digest": "<sha256>", "dtype": "bfloat16"},
+     "files": {"adapter_model.safetensors": "<sha256>", ...},
+     "agreement": {"num_cases": 5, "max_difference": 2e-7, "max_effect": 0.8, ...},
+     "largest_logits": [{"index": [...], "logit": [...]}, ...]}
+
+A file that is exported alone is known by its digest, whatever it is called later.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from typing import Any
 from contract.engine import ModelInfo
 from trainer.exchange.agreement import Agreement
 from trainer.exchange.errors import ExchangeError
+from trainer.loading import EXPORT_FILE
 
-MANIFEST_FILE = "moontune.json"
-SIDECAR_SUFFIX = ".moontune.json"
+SIDECAR_SUFFIX = ".export.json"
+_NEEDED = ("files", "base_model", "largest_logits")
 
 
 def make_manifest(
@@ -55,53 +58,57 @@ def make_manifest(
 
 def write_manifest(exported: Path, manifest: Mapping[str, Any]) -> None:
     """Write it into an exported directory, or beside an exported file."""
-    _path_of(exported).write_text(json.dumps(manifest, indent=1) + "\n")
+    manifest_path(exported).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def read_manifest(exported: Path) -> dict[str, Any] | None:
+def read_manifest(exported: Path, weights_file: Path) -> dict[str, Any] | None:
     """The manifest that belongs to a file or directory, if there is one.
+
+    Args:
+        weights_file: What the manifest has to vouch for: the file itself, or one of the directory.
 
     Raises:
         ExchangeError: It is none, or the files are not those that it was written for.
     """
-    path = _path_of(exported)
+    path = manifest_path(exported)
     if not path.is_file():
         return None
-    needed = {"files", "base_model", "largest_logits"}
-    folder = exported if exported.is_dir() else exported.parent
     try:
         manifest = json.loads(path.read_text())
-        if (
-            not needed <= manifest.keys()
-            or not {"digest", "dtype"} <= manifest["base_model"].keys()
-        ):
+        files: dict[str, str] = dict(manifest["files"])
+        if not all(key in manifest for key in _NEEDED):
             raise ValueError("it lacks what a manifest says")
-        changed = [
-            name
-            for name, digest in manifest["files"].items()
-            if not (folder / name).is_file() or file_digest(folder / name) != digest
-        ]
+        if not {"digest", "dtype"} <= manifest["base_model"].keys():
+            raise ValueError("it lacks what a manifest says of the base model")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExchangeError(
             f"{path} is no manifest of an export; remove it to import without."
         ) from error
-    if changed:
+    if file_digest(weights_file) not in files.values():
         raise ExchangeError(
-            f"{', '.join(changed)} changed since the export that {path} tells of; export again."
+            f"{weights_file.name} is not what {path} was written for; it changed since the export."
         )
+    if exported.is_dir():
+        missing = sorted(name for name in files if not (exported / name).is_file())
+        if missing:
+            raise ExchangeError(f"{exported} lacks {', '.join(missing)}, which {path.name} names.")
+        changed = [name for name, digest in files.items() if file_digest(exported / name) != digest]
+        if changed:
+            raise ExchangeError(f"{', '.join(changed)} changed since the export.")
     return manifest
+
+
+def manifest_path(exported: Path) -> Path:
+    """Where the manifest of a file or directory lies."""
+    if exported.is_dir():
+        return exported / EXPORT_FILE
+    return exported.with_name(exported.name + SIDECAR_SUFFIX)
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _path_of(exported: Path) -> Path:
-    if exported.is_dir():
-        return exported / MANIFEST_FILE
-    return exported.with_name(exported.name + SIDECAR_SUFFIX)
 
 
 def _release() -> str:

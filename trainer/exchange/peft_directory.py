@@ -14,10 +14,12 @@ Source: peft 0.21, tuners/lora (read for its behaviour).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,23 +35,41 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 _LINEARS = {"up": "fc1", "down": "fc2"}
 _KEY_PREFIX = "base_model.model."
+T = TypeVar("T")
 
-# What a config may say: whatever stands for "nothing special". Everything else changes the function
-# in a way that an adapter of ours cannot hold.
-_PLAIN = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "use_qalora": (False, None),
-    "use_bdlora": (False, None),
-    "lora_bias": (False, None),
-    "fan_in_fan_out": (False, None),
-    "layer_replication": (None,),
-    "modules_to_save": (None, []),
-    "trainable_token_indices": (None,),
-    "alora_invocation_tokens": (None,),
-    "arrow_config": (None,),
-}
+# What says nothing about the function. Whatever else a config says has to be empty: DoRA, biases,
+# other modules, inputs of another order: an adapter here cannot hold them.
+_HARMLESS = frozenset(
+    {
+        "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision",
+        "task_type", "inference_mode", "init_lora_weights", "lora_dropout", "r", "lora_alpha",
+        "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "target_parameters",
+        "exclude_modules", "layers_to_transform", "layers_pattern", "megatron_config",
+        "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+        "qalora_group_size", "ensure_weight_tying",
+    }
+)  # fmt: skip
+_MEANS_NOTHING = (None, False, "none", [], {}, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftConfig:
+    """What of an `adapter_config.json` decides what its tensors mean."""
+
+    base_model: str | None
+    r: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
+
+    def rank(self, module: str) -> int:
+        return _by_pattern(self.rank_pattern, module, self.r)
+
+    def scale(self, module: str) -> float:
+        rank = self.rank(module)
+        alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
+        return alpha / (rank**0.5 if self.use_rslora else rank)
 
 
 def write_peft(directory: Path, adapter: Adapter, config: TextConfig, *, base_model: str) -> None:
@@ -77,12 +97,7 @@ def read_peft(directory: Path, config: TextConfig) -> Adapter:
         ExchangeError: It uses something that an adapter here cannot hold, or does not fit the
             model.
     """
-    said = _read_config(directory)
-    odd = {k: said[k] for k, plain in _PLAIN.items() if k in said and said[k] not in plain}
-    if odd:
-        raise ExchangeError(
-            f"{directory / CONFIG_FILE} says {odd}; only plain LoRA on the MLPs can be imported."
-        )
+    said = read_peft_config(directory)
     path = directory / WEIGHTS_FILE
     try:
         stored = load_file(path)
@@ -91,7 +106,34 @@ def read_peft(directory: Path, config: TextConfig) -> Adapter:
     return _adapter(stored, said, config)
 
 
-def _adapter(stored: Mapping[str, Tensor], said: Mapping[str, Any], config: TextConfig) -> Adapter:
+def read_peft_config(directory: Path) -> PeftConfig:
+    """Read `adapter_config.json`.
+
+    Raises:
+        ExchangeError: It is damaged, or says something that an adapter here cannot hold.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        said = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ExchangeError(f"{path} cannot be read ({error}).") from error
+    if not isinstance(said, dict) or said.get("peft_type") != "LORA":
+        raise ExchangeError(f"{path} is no config of a LoRA adapter.")
+    odd = {k: v for k, v in said.items() if k not in _HARMLESS and v not in _MEANS_NOTHING}
+    if odd:
+        raise ExchangeError(f"{path} says {odd}; only plain LoRA on the MLPs can be imported.")
+    base_model = said.get("base_model_name_or_path")
+    return PeftConfig(
+        base_model=base_model if isinstance(base_model, str) else None,
+        r=_positive(said, "r", 8, path),
+        alpha=_positive(said, "lora_alpha", 8, path, of=float),
+        rank_pattern=_pattern(said, "rank_pattern", path),
+        alpha_pattern=_pattern(said, "alpha_pattern", path, of=float),
+        use_rslora=bool(said.get("use_rslora")),
+    )
+
+
+def _adapter(stored: Mapping[str, Tensor], said: PeftConfig, config: TextConfig) -> Adapter:
     left = dict(stored)
     tensors: dict[str, Tensor] = {}
     dense_rank = expert_rank = None
@@ -103,10 +145,7 @@ def _adapter(stored: Mapping[str, Tensor], said: Mapping[str, Any], config: Text
             b = left.pop(f"{_KEY_PREFIX}{module}.lora_B.weight", None)
             if a is None or b is None:
                 continue  # named as missing below
-            rank = _rank(said, module, "rank_pattern", "r")
-            scale = _rank(said, module, "alpha_pattern", "lora_alpha") / (
-                rank**0.5 if said.get("use_rslora") else rank
-            )
+            rank = said.rank(module)
             if config.is_expert_layer(index):
                 assert config.moe is not None, "an expert layer has experts"
                 num_experts, expert_rank = config.moe.num_experts, rank
@@ -114,7 +153,7 @@ def _adapter(stored: Mapping[str, Tensor], said: Mapping[str, Any], config: Text
             else:
                 dense_rank = rank
             tensors[f"{name}.{side}_a"] = a
-            tensors[f"{name}.{side}_b"] = b.float() * scale
+            tensors[f"{name}.{side}_b"] = b.float() * said.scale(module)
     tensors.update(left)  # named as unexpected below
     if dense_rank is None:
         raise ExchangeError(
@@ -142,23 +181,41 @@ def _by_expert(
     return a.unflatten(0, (num_experts, rank)), b.unflatten(1, (rank, num_experts)).permute(2, 0, 1)
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / CONFIG_FILE
-    try:
-        said = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ExchangeError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(said, dict) or not isinstance(said.get("r"), int):
-        raise ExchangeError(f"{path} is no config of a PEFT adapter.")
-    return said
+def _positive(said: Mapping[str, Any], key: str, default: Any, path: Path, of: type = int) -> Any:
+    return _number(said.get(key, default), key, path, of)
 
 
-def _rank(said: Mapping[str, Any], module: str, patterns: str, default: str) -> int:
+def _pattern(said: Mapping[str, Any], key: str, path: Path, of: type = int) -> dict[str, Any]:
+    """Patterns of names with their numbers.
+
+    Raises:
+        ExchangeError: It is something else.
+    """
+    given = said.get(key) or {}
+    if not isinstance(given, dict):
+        raise ExchangeError(f"{path}: {key} is {given!r}, wanted names with numbers")
+    for pattern, value in given.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ExchangeError(f"{path}: {key} holds {pattern!r}, no pattern: {error}") from error
+        _number(value, f"{key}[{pattern!r}]", path, of)
+    return given
+
+
+def _number(value: Any, name: str, path: Path, of: type) -> Any:
+    is_number = type(value) in ((int,) if of is int else (int, float))
+    if not is_number or not math.isfinite(value) or value <= 0:
+        raise ExchangeError(f"{path}: {name} is {value!r}, wanted a number above 0")
+    return value
+
+
+def _by_pattern(patterns: Mapping[str, T], module: str, default: T) -> T:
     """What PEFT would look up for a module: the first pattern that its name ends with."""
-    for pattern, value in (said.get(patterns) or {}).items():
+    for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
-    return said[default]
+    return default
 
 
 def _module(index: int, linear: str) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from contract.engine import RANKS
 from trainer.adapters.lora import Adapter, adapter_shapes
 from trainer.exchange.errors import ExchangeError
 from trainer.model.config import TextConfig
 
-RANKS = (8, 16, 24, 32)
 MAX_NAMED = 12
 _FIRST = "text_lora.dense.0.up_a"
 _SECOND_VIEW = "_text."
@@ -29,6 +29,7 @@ def checked_adapter(tensors: Mapping[str, Tensor], config: TextConfig, *, rank: 
     Raises:
         ExchangeError: They are not exactly those of an adapter of this rank for this model.
     """
+    require_rank(rank)
     wanted = adapter_shapes(config, rank)
     problems = [f"missing {name} {list(shape)}" for name, shape in wanted.items()
                 if name not in tensors]  # fmt: skip
@@ -66,9 +67,18 @@ def rank_of(tensors: Mapping[str, Tensor]) -> int:
             " format, whose names begin with text_lora."
         )
     rank = first.shape[0] if first.ndim else 0
+    require_rank(rank)
+    return rank
+
+
+def require_rank(rank: int) -> None:
+    """Refuse ranks that no finetune has.
+
+    Raises:
+        ExchangeError: Naming it.
+    """
     if rank not in RANKS:
         raise ExchangeError(f"the adapter has rank {rank}, wanted 8, 16, 24 or 32")
-    return rank
 
 
 def without_second_view(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

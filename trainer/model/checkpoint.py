@@ -77,6 +77,12 @@ class Checkpoint:
         return dict(found.most_common())
 
     @property
+    def stored_dtype(self) -> torch.dtype:
+        """What its dense matrices are stored in, float32 or bfloat16; experts may be in fp8."""
+        dtype = self.recipes["model.text.blocks.0.attn.qkv.weight"].stored.dtype
+        return torch.float32 if dtype == torch.float32 else torch.bfloat16
+
+    @property
     def paths(self) -> list[Path]:
         """The files it lies in."""
         read = {recipe.stored.path for recipe in self.recipes.values()}

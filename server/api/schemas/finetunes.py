@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, StrictStr
 from pydantic_core import PydanticCustomError
 
+from contract.engine import RANKS
 from contract.ids import CheckpointName
 from server.api.schemas.fields import Body, Integer
 from server.domain import rules
@@ -23,7 +24,7 @@ def _check_name(name: str) -> str:
 
 
 def _check_rank(rank: int) -> int:
-    if rank not in rules.RANKS:
+    if rank not in RANKS:
         raise PydanticCustomError("rank", "The rank should be 8, 16, 24 or 32")
     return rank
 

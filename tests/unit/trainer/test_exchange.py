@@ -20,15 +20,20 @@ from safetensors.torch import load_file, save_file
 from contract.engine import AdapterRef, ExportCheckpoint, FileRef
 from trainer.adapters.lora import Adapter
 from trainer.engine import TrainerEngine
-from trainer.exchange import agreement as agreement_module
 from trainer.exchange import outgoing
-from trainer.exchange.agreement import agreement, probe
+from trainer.exchange.agreement import REQUESTS, Prober, compare
 from trainer.exchange.errors import ExchangeError
 from trainer.exchange.exchange_file import STATE_DICT, read_exchange_file, write_exchange_file
 from trainer.exchange.incoming import import_adapter
 from trainer.exchange.manifest import read_manifest, write_manifest
 from trainer.exchange.merged import write_merged
-from trainer.exchange.outgoing import Export, export_exchange, export_merged, export_peft
+from trainer.exchange.outgoing import (
+    Export,
+    agreement_with_peft,
+    export_exchange,
+    export_merged,
+    export_peft,
+)
 from trainer.exchange.peft_directory import read_peft, write_peft
 from trainer.loading import LoadedModel, load
 from trainer.model.checkpoint import inspect_checkpoint
@@ -144,11 +149,10 @@ class TestExchangeFile:
             assert torch.equal(got.tensors[name], tensor.to(torch.bfloat16).float()), name
 
     def test_export_measures_what_rounding_moves(self, tmp_path, family):
-        exported = export_exchange(export_of(family), tmp_path / "a.pt")
-        told = exported.manifest["agreement"]
+        told = export_exchange(export_of(family), tmp_path / "a.pt")["agreement"]
         assert 0 < told["max_difference"] <= told["threshold"]
         assert told["max_difference"] < 0.01 * told["max_effect"]
-        assert exported.file.num_bytes == (tmp_path / "a.pt").stat().st_size
+        assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "a.pt.export.json"}
 
     def test_a_file_that_does_something_else_is_not_kept(self, tmp_path, monkeypatch):
         real = outgoing.write_exchange_file
@@ -159,7 +163,7 @@ class TestExchangeFile:
             return real(path, Adapter(config, adapter.rank, zeros), **facts)
 
         monkeypatch.setattr(outgoing, "write_exchange_file", does_nothing)
-        with pytest.raises(ExchangeError, match=r"logits differ by .* allowed are"):
+        with pytest.raises(ExchangeError, match=r"was not written as it is"):
             export_exchange(export_of("moondream3"), tmp_path / "a.pt")
         assert list(tmp_path.iterdir()) == []
 
@@ -171,7 +175,7 @@ class TestPeft:
         manifest = export_peft(export_of(family), directory)
         assert manifest["agreement"]["max_difference"] <= 1e-5
         assert manifest["agreement"]["max_effect"] > 1
-        assert read_manifest(directory) == manifest
+        assert read_manifest(directory, directory / "adapter_model.safetensors") == manifest
         read_back = read_peft(directory, loaded(family).model.config.text)
         for name, tensor in oracle_adapter(family).tensors.items():
             assert torch.equal(read_back.tensors[name], tensor), name
@@ -239,8 +243,8 @@ class TestPeft:
         [
             ({"use_dora": True}, "use_dora"),
             ({"bias": "all"}, "only plain LoRA"),
-            ({"peft_type": "IA3"}, "only plain LoRA"),
-            ({"r": "8"}, "no config of a PEFT adapter"),
+            ({"peft_type": "IA3"}, "no config of a LoRA adapter"),
+            ({"r": "8"}, "r is '8', wanted a number above 0"),
             ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ],
     )
@@ -281,8 +285,9 @@ class TestMerged:
         )
         assert manifest["agreement"]["max_difference"] < 5e-5
         merged = load(directory, name="merged", device="cpu", dtype="float32")
-        got = probe(merged.model, merged.language, None)
-        measured = agreement(got, export.wanted, export.base, dtype=torch.float32)
+        got = Prober(merged.model, merged.language).ask(None)
+        base = Prober(loaded(family).model, loaded(family).language).ask(None)
+        measured = compare(got, export.wanted, base, dtype=torch.float32)
         assert measured.holds
         assert measured.max_effect > 1
 
@@ -335,16 +340,16 @@ class TestImport:
 
     def test_the_file_must_be_the_one_of_its_manifest(self, tmp_path):
         source = tmp_path / "a.pt"
-        write_manifest(source, export_exchange(export_of("moondream3"), source).manifest)
+        export_exchange(export_of("moondream3"), source)
         imported = import_adapter(loaded("moondream3"), source, tmp_path / "m.safetensors")
         assert imported.manifest["source"]["kind"] == "exchange"
         source.write_bytes(source.read_bytes() + b"\0")
-        refuse_import(source, r"a\.pt changed since the export")
+        refuse_import(source, r"a\.pt is not what .* was written for")
 
     def test_a_base_that_computes_something_else_is_noticed(self, tmp_path):
         """The digest is the same by accident or by force; the logits are not."""
         source = tmp_path / "a.pt"
-        manifest = export_exchange(export_of("moondream3"), source).manifest
+        manifest = export_exchange(export_of("moondream3"), source)
         manifest["largest_logits"][0]["logit"][0] += 1.0
         write_manifest(source, manifest)
         refuse_import(source, r"logits differ by (1|0\.99\d) from those noted")
@@ -364,7 +369,7 @@ class TestImport:
     def test_another_revision_is_refused(self, tmp_path):
         directory = tmp_path / "peft"
         export_peft(export_of("moondream3"), directory)
-        path = directory / "moontune.json"
+        path = directory / "export.json"
         manifest = json.loads(path.read_text())
         manifest["base_model"]["digest"] = "f" * 64
         path.write_text(json.dumps(manifest))
@@ -415,18 +420,6 @@ class TestImport:
         refuse_import(tmp_path / "nowhere", "does not exist")
 
 
-def test_agreement_never_passes_a_file_that_does_nothing():
-    """In bfloat16 rounding may be as large as a small adapter's effect; then it is refused."""
-    base = [torch.zeros(2, 3)]
-    wanted = [torch.tensor([[30.0, 0, 0], [0.5, 0, 0]])]
-    nearly = [wanted[0] - torch.tensor([[0, 0, 0], [0.5, 0, 0]])]
-    dtype = torch.bfloat16
-    assert agreement(nearly, wanted, base, dtype=dtype).holds
-    assert not agreement(base, wanted, base, dtype=dtype).holds
-    small = [torch.tensor([[0.01, 0, 0]])]
-    assert not agreement([base[0][:1]], small, [base[0][:1]], dtype=dtype).holds
-
-
 def test_the_cli_reports_what_cannot_be(tmp_path):
     command = [sys.executable, "-m", "trainer.exchange", "import"]
     options = {
@@ -444,9 +437,9 @@ def test_the_cli_reports_what_cannot_be(tmp_path):
 
 
 def test_the_fixed_questions_reach_every_head():
-    logits = probe(loaded("moondream3").model, loaded("moondream3").language, None)
+    logits = Prober(loaded("moondream3").model, loaded("moondream3").language).ask(None)
     config = loaded("moondream3").model.config
-    assert len(logits) == len(agreement_module.REQUESTS)
+    assert len(logits) == len(REQUESTS)
     widths = {tensor.shape[-1] for tensor in logits}
     assert widths == {config.text.vocab_size + 1024 + 2048}
 
@@ -465,3 +458,135 @@ def test_the_engine_exports_what_a_row_names(tmp_path):
     )
     content = torch.load(tmp_path / "out.pt", weights_only=True)
     assert (content["step"], content["rank"], content["base_model"]) == (7, 8, "moondream3")
+
+
+class TestAgreement:
+    """Faults that logits in bfloat16 would let pass, and small adapters that they would refuse."""
+
+    @staticmethod
+    def sabotaged(adapter: Adapter, fault: str) -> Adapter:
+        tensors = {name: tensor.clone() for name, tensor in adapter.tensors.items()}
+        for name, tensor in tensors.items():
+            if fault == "no experts" and ".moe." in name and name.endswith("_b"):
+                tensor.zero_()
+            elif fault == "rows swapped" and name == "text_lora.moe.0.up_b":
+                tensors[name] = torch.cat(tensor.chunk(2, dim=1)[::-1], dim=1)
+            elif fault == "no layer 3" and ".moe.1." in name and name.endswith("_b"):
+                tensor.zero_()
+            elif fault == "one expert" and name == "text_lora.moe.1.down_b":
+                tensor[5].zero_()
+            elif fault == "scale" and name.endswith("up_b"):
+                tensor.mul_(1.1)
+        return Adapter(loaded("moondream3").model.config.text, adapter.rank, tensors)
+
+    @staticmethod
+    def scaled(adapter: Adapter, factor: float) -> Adapter:
+        tensors = {
+            name: tensor * (factor if name.endswith("_b") else 1.0)
+            for name, tensor in adapter.tensors.items()
+        }
+        return Adapter(loaded("moondream3").model.config.text, adapter.rank, tensors)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize(
+        "fault", ["no experts", "rows swapped", "no layer 3", "one expert", "scale"]
+    )
+    def test_faults_of_a_peft_directory_are_noticed(self, tmp_path, dtype, fault):
+        model = in_dtype(dtype)
+        wanted = oracle_adapter("moondream3")
+        write_peft(tmp_path, self.sabotaged(wanted, fault), model.model.config.text, base_model="m")
+        found = agreement_with_peft(Prober(model.model, model.language), wanted, tmp_path)
+        assert not found.holds
+        assert found.lost_share > 0.01
+
+    @pytest.mark.parametrize("factor", [1.0, 0.1, 0.01, 1e-4])
+    def test_a_small_adapter_travels_in_bfloat16(self, tmp_path, factor):
+        model = in_dtype("bfloat16")
+        wanted = self.scaled(oracle_adapter("moondream3"), factor)
+        write_peft(tmp_path, wanted, model.model.config.text, base_model="m")
+        found = agreement_with_peft(Prober(model.model, model.language), wanted, tmp_path)
+        assert found.holds
+        assert found.lost_share < 1e-8
+
+    @pytest.mark.parametrize(("factor", "is_lost"), [(1.0, False), (0.1, False), (1e-3, True)])
+    def test_a_bfloat16_merge_says_when_it_loses_the_adapter(self, tmp_path, factor, is_lost):
+        source = ORACLE / "moondream3"
+        model = load(source, name="moondream3", device="cpu", dtype="bfloat16")
+        adapter = self.scaled(oracle_adapter("moondream3"), factor)
+        export = Export.of(model, REF, adapter)
+        words = {"dtype": torch.bfloat16, "tokenizer": source / "tokenizer.json"}
+        if is_lost:
+            with pytest.raises(ExchangeError, match=r"is lost.*--dtype float32 keeps more"):
+                export_merged(export, source, tmp_path / "m", **words)
+            assert list(tmp_path.iterdir()) == []
+        else:
+            manifest = export_merged(export, source, tmp_path / "m", **words)
+            assert 0 < manifest["agreement"]["lost_share"] < 0.5
+
+    def test_what_is_no_number_does_not_agree(self):
+        wanted = [torch.zeros(2, 3), torch.ones(2, 3)]
+        got = [torch.zeros(2, 3), torch.full((2, 3), torch.nan)]
+        assert not compare(got, wanted, wanted, dtype=torch.float32).holds
+
+
+@cache
+def in_dtype(dtype: str) -> LoadedModel:
+    return load(ORACLE / "moondream3", name="moondream3", device="cpu", dtype=dtype)
+
+
+class TestPeftFromElsewhere:
+    """A directory without our manifest, as anyone may hand it over."""
+
+    @staticmethod
+    def written(folder: Path, **changes) -> Path:
+        directory = folder / "peft"
+        config = loaded("moondream3").model.config.text
+        write_peft(directory, oracle_adapter("moondream3"), config, base_model="moondream3")
+        path = directory / "adapter_config.json"
+        said = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({k: v for k, v in said.items() if v is not ...}, default=str))
+        return directory
+
+    def test_of_another_base(self, tmp_path):
+        directory = self.written(tmp_path, base_model_name_or_path="vikhyatk/moondream2")
+        refuse_import(directory, "belongs to base model 'vikhyatk/moondream2'")
+        options = {"any_base": True}
+        assert (
+            import_adapter(loaded("moondream3"), directory, tmp_path / "m.st", **options).rank == 8
+        )
+
+    @pytest.mark.parametrize("rank", [4, 40])
+    def test_of_a_rank_that_no_finetune_has(self, tmp_path, rank):
+        model = loaded("moondream3")
+        adapter = Adapter.fresh(model.model.config.text, rank, seed=1)
+        write_peft(tmp_path / "peft", adapter, model.model.config.text, base_model="moondream3")
+        refuse_import(tmp_path / "peft", f"has rank {rank}, wanted 8, 16, 24 or 32")
+
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            ({"r": 0}, "r is 0, wanted a number above 0"),
+            ({"lora_alpha": "8"}, "lora_alpha is '8'"),
+            ({"rank_pattern": [1]}, "rank_pattern is"),
+            ({"rank_pattern": {"(": 8}}, "no pattern"),
+            ({"rank_pattern": {"fc1": None}}, "wanted a number above 0"),
+            ({"use_new_magic": True}, "use_new_magic"),
+        ],
+    )
+    def test_with_a_config_that_makes_no_sense(self, tmp_path, changes, match):
+        refuse_import(self.written(tmp_path, **changes), match)
+
+    def test_facts_of_an_exchange_file_that_make_no_sense_are_left_out(self, tmp_path):
+        source = exchange(tmp_path, step="latest", finetune_id=None)
+        imported = import_adapter(loaded("moondream3"), source, tmp_path / "m.safetensors")
+        assert (imported.manifest["step"], imported.manifest["finetune_id"]) == (0, "")
+
+
+def test_a_download_keeps_its_manifest_under_any_name(tmp_path):
+    export_exchange(export_of("moondream3"), tmp_path / "00000007-abc.exchange.pt")
+    for name in ("00000007-abc.exchange.pt", "00000007-abc.exchange.pt.export.json"):
+        (tmp_path / name).rename(tmp_path / name.replace("00000007-abc.exchange", "mine"))
+    imported = import_adapter(
+        loaded("moondream3"), tmp_path / "mine.pt", tmp_path / "m.safetensors"
+    )
+    assert imported.manifest["source"]["step"] == 7
