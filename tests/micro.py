@@ -33,8 +33,8 @@ from trainer.adapters.lora import Adapter, adapter_shapes
 from trainer.batching import Row
 from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
-from trainer.model.config import MoondreamConfig
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.tokenizer import Tokenizer
 from trainer.rollouts import make_rollout
 from trainer.sampling import Sampled, sample

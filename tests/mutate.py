@@ -47,7 +47,7 @@ MUTATIONS = tuple(Mutation(name, file, *edits) for name, file, *edits in (
     ("rope: exponent over the head width", "rope.py",
      "dtype=dtype) / rotated_dim", "dtype=dtype) / (2 * rotated_dim)"),
     ("prefix mask: causal", "text.py",
-     "(is_causal | (in_prefix[None, :] & in_prefix[:, None]))", "is_causal"),
+     "may_see | (inside[None, :] & inside[:, None])", "may_see"),
     ("block: MLP behind attention, not beside it", "text.py",
      "normed_BTD = self.ln(x_BTD)\n        attended_BTD = self.attn(normed_BTD,",
      "attended_BTD = self.attn(self.ln(x_BTD),",
@@ -87,7 +87,7 @@ MUTATIONS = tuple(Mutation(name, file, *edits) for name, file, *edits in (
     ("vision: patches by row, column, channel", "vision.py",
      "x.permute(0, 1, 3, 5, 2, 4)", "x.permute(0, 1, 3, 2, 4, 5)"),
     ("crops: bicubic", "crops.py",
-     "Resampling.LANCZOS", "Resampling.BICUBIC"),
+     "image.height), Image.Resampling.LANCZOS", "image.height), Image.Resampling.BICUBIC"),
     ("crops: rows for columns", "crops.py",
      "return max(1, rows), max(1, cols)", "return max(1, cols), max(1, rows)"),
 ))

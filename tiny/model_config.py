@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tiny.tokenizer import VOCAB_SIZE, tokenizer_config
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 
 TINY: dict[str, object] = {
     "text": {

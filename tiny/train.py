@@ -30,9 +30,10 @@ from tiny.patches import PatchHeads, patch_labels
 from tiny.scenes import training_example
 from tiny.tokenizer import build_tokenizer
 from trainer.model.checkpoint import save_model
-from trainer.model.config import NUM_BINS, MoondreamConfig
+from trainer.model.config import NUM_BINS
 from trainer.model.crops import make_crops
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.tokenizer import Tokenizer
 from trainer.skills.base import Language
 

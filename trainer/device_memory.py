@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from trainer.memory import ParameterCount, Storage, serving_bytes, weight_bytes
-from trainer.model.config import Family, MoondreamConfig
+from trainer.model.config import Family
+from trainer.model.published_config import MoondreamConfig
 
 MEMINFO = Path("/proc/meminfo")
 FP8_MODEL = "moondream/moondream3.1-9B-A2B"

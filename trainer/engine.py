@@ -30,7 +30,7 @@ from trainer.exchange.outgoing import Export, write_exchange
 from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
 from trainer.metrics import reward_metrics, step_extras
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 from trainer.rollouts import is_reasoning, make_rollout
 from trainer.sampling import Sampled, sample
 from trainer.skills import SKILLS

@@ -16,8 +16,8 @@ from contract.skills import Skill
 from trainer.device_memory import find_shortage, storage_on
 from trainer.memory import count_parameters
 from trainer.model.checkpoint import Progress, inspect_checkpoint, load_checkpoint
-from trainer.model.config import MoondreamConfig
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from trainer.model.tokenizer_check import tokenizer_problems
 from trainer.skills import SKILLS, TUNABLE_SKILLS

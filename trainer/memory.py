@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from trainer.adapters.lora import adapter_shapes
-from trainer.model.config import MoondreamConfig
 from trainer.model.moe import ExpertWeights
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 
 SERVED_SEQUENCES, SERVED_POSITIONS = 16, 950
 """What serving is reckoned with: 730 positions of a picture, a prompt and an answer."""

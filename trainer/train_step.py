@@ -23,8 +23,8 @@ from contract.groups import RLGroup, SFTGroup
 from contract.skills import Pixels, Skill, Target, TunableRequest
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row, make_batch, micro_batches
-from trainer.model.config import MoondreamConfig
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 from trainer.optim import AdamState, adamw_update, global_norm
 from trainer.rl.advantages import advantages
 from trainer.rl.loss import k3_divergence, policy_loss

@@ -16,7 +16,7 @@ from contract.skills import Pixels, ReturnedRollout, Rollout, Settings, TunableR
 from trainer.adapters.lora import Adapter
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine
 from trainer.loading import LoadedModel
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 from trainer.optim import AdamState
 from trainer.train_step import Computed, compute_step, plan_step
 

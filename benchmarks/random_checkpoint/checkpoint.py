@@ -18,9 +18,10 @@ from benchmarks.random_checkpoint.values import RandomValues
 from tiny.model_config import TINY
 from tiny.tokenizer import VOCAB_SIZE, tokenizer_config
 from trainer.model.checkpoint import CONFIG_FILE
-from trainer.model.config import MODEL_TYPE_OF_FAMILY, Family, MoondreamConfig
+from trainer.model.config import Family
 from trainer.model.layouts import Layout
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MODEL_TYPE_OF_FAMILY, MoondreamConfig
 from trainer.model.tokenizer import TOKENIZER_FILE
 from trainer.model.weight_files import INDEX_FILE, WEIGHTS_FILE
 

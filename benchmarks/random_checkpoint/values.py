@@ -13,10 +13,10 @@ import re
 import torch
 from torch import Tensor
 
-from trainer.model.config import MoondreamConfig
 from trainer.model.init import EMBEDDING_STD, FOURIER_STD_COORD, FOURIER_STD_SIZE, HEAD_STD
 from trainer.model.layouts import FP8
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 
 EXPERTS = re.compile(r"model\.text\.blocks\.(\d+)\.mlp\.(fc1|fc2)\.weight")
 """Dense layers spell theirs in the same way; only experts have three axes."""

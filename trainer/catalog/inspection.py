@@ -14,7 +14,7 @@ from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS
 from trainer.loading import LoadError
 from trainer.memory import ParameterCount, Storage
 from trainer.model.checkpoint import Checkpoint, inspect_checkpoint
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.tokenizer import TOKENIZER_FILE, Tokenizer
 from trainer.model.tokenizer_check import tokenizer_problems
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.catalog.licences import APACHE, BSL_PREVIEW, MOONDREAM_1_0, Licence
-from trainer.model.config import MODEL_TYPE_OF_FAMILY, Family, MoondreamConfig
+from trainer.model.config import Family
+from trainer.model.published_config import MODEL_TYPE_OF_FAMILY, MoondreamConfig
 
 TOKENIZER_REPOSITORY = "moondream/starmie-v1"
 """All published models share it; the file in the Moondream 2 repository is a stale one."""

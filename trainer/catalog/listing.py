@@ -13,7 +13,7 @@ from trainer.device_memory import device_memory, find_shortage, readable_bytes, 
 from trainer.loading import LoadError, choose_device, choose_dtype
 from trainer.memory import count_parameters, serving_bytes
 from trainer.model.checkpoint import inspect_checkpoint
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 
 _HEAD = ["model", "pulled", "revision", "licence", "needs", "runs here"]
 _NOTHING = "-"

@@ -29,7 +29,7 @@ from trainer.catalog.licences import stated_licence
 from trainer.catalog.store import ModelStore, Plan, PulledFile, Record, is_repository
 from trainer.device_memory import readable_bytes
 from trainer.model.checkpoint import CONFIG_FILE
-from trainer.model.config import FAMILY_OF_MODEL_TYPE
+from trainer.model.published_config import FAMILY_OF_MODEL_TYPE
 from trainer.model.tokenizer import TOKENIZER_FILE
 from trainer.model.weight_files import INDEX_FILE, WEIGHTS_FILE
 

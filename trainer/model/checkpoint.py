@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainer.model.config import Family, MoondreamConfig
+from trainer.model.config import Family
 from trainer.model.layouts import (
     CheckpointError,
     Header,
@@ -31,6 +31,7 @@ from trainer.model.layouts import (
 )
 from trainer.model.moe import ExpertWeights, widened
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.weight_files import WEIGHTS_FILE, WeightFile, open_weights, weight_files
 
 CONFIG_FILE = "config.json"

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trainer.model.config import MoondreamConfig
 from trainer.model.init import init_module
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.region import RegionModel
 from trainer.model.text import TextModel
 from trainer.model.vision import VisionModel

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from trainer.model.config import MoondreamConfig, Templates
+from trainer.model.config import Templates
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"

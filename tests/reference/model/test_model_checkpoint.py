@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.reference.model.tiny_moondream import tiny_config
 from trainer.model.checkpoint import CheckpointError, load_model, save_model
-from trainer.model.config import Family, MoondreamConfig
+from trainer.model.config import Family
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 
 
 @pytest.fixture(params=["moondream1", "moondream3"])

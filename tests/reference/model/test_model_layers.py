@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from tests.reference.model.tiny_moondream import tiny_config
 from trainer.model.attention import place
-from trainer.model.config import MoondreamConfig
 from trainer.model.moe import MoeMlp
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.region import fourier_features
 from trainer.model.rope import rotate, rotation
 from trainer.model.text import TextModel, prefix_mask

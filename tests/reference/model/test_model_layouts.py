@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from tests.reference.model.published_layouts import older_names, quantised
 from tests.reference.model.tiny_moondream import tiny_config
 from trainer.model.checkpoint import inspect_checkpoint, load_model, save_model
-from trainer.model.config import Family, MoondreamConfig
+from trainer.model.config import Family
 from trainer.model.layouts import CheckpointError
 from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
 
 
 def make(model_type: str) -> Moondream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 
 TEMPLATES = {
     "caption": {"short": [1, 20, 2, 21, 3], "normal": [1, 20, 2, 22, 3], "long": [1, 20, 2, 23, 3]},

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from trainer.model.config import Family, MoondreamConfig
+from trainer.model.config import Family
+from trainer.model.published_config import MoondreamConfig
 
 TINY_IDS = {
     "caption": {"short": [1], "normal": [1], "long": [1]},

@@ -10,7 +10,8 @@ import tokenizers
 from tokenizers.models import WordLevel
 
 from trainer.loading import LoadError, load
-from trainer.model.config import Family, MoondreamConfig
+from trainer.model.config import Family
+from trainer.model.published_config import MoondreamConfig
 from trainer.model.tokenizer import Tokenizer
 from trainer.model.tokenizer_check import PUBLISHED_WORDS, tokenizer_problems
 

@@ -22,7 +22,7 @@ from tests.micro import (
 )
 from trainer.adapters.bank import AdapterBank
 from trainer.adapters.lora import Adapter, adapter_shapes, is_expert_factor
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 from trainer.optim import AdamState
 from trainer.storage import write_tensors
 

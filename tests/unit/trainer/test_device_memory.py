@@ -10,7 +10,7 @@ import torch
 from trainer import device_memory
 from trainer.device_memory import find_shortage, readable_bytes
 from trainer.memory import Storage, count_parameters
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 
 MOONDREAM3 = MoondreamConfig.from_published({"model_type": "moondream3"})
 MOONDREAM2 = MoondreamConfig.from_published({"model_type": "moondream1"})

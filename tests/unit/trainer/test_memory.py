@@ -7,7 +7,7 @@ import torch
 
 from trainer import memory
 from trainer.memory import Storage
-from trainer.model.config import MoondreamConfig
+from trainer.model.published_config import MoondreamConfig
 
 BF16 = Storage(dtype=torch.bfloat16)
 FP8 = Storage(dtype=torch.bfloat16, has_fp8_experts=True)
