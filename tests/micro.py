@@ -8,6 +8,7 @@ the root of the repository must be on the path, as for the packages themselves.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -36,8 +37,10 @@ from trainer.loading import LoadedModel
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
 from trainer.model.tokenizer import Tokenizer
+from trainer.prefill import prefill
 from trainer.rollouts import make_rollout
-from trainer.sampling import Sampled, sample
+from trainer.sampling import sample
+from trainer.sequence import Trace
 from trainer.skills import SKILLS
 from trainer.skills.base import Language
 
@@ -161,6 +164,14 @@ def adapter_ref(
     return AdapterRef(finetune_id=finetune_id, step=step, rank=RANK, seed=seed, weights=weights)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """The traces of one request, and the positions of its prompt."""
+
+    traces: tuple[Trace, ...]
+    num_prompt_tokens: int
+
+
 def sample_answers(
     model: Moondream,
     request: TunableRequest,
@@ -177,11 +188,12 @@ def sample_answers(
     language = language_of(model)
     skill = SKILLS[Skill(request.skill)]
     digest = None if request.image is None else pictures()[request.image].digest
-    return sample(
+    row = Row(image=digest, prompt=skill.prompt(request, language))
+    prefix = prefill(model, adapter, row, features_of(model))
+    traces = sample(
         model,
         adapter,
-        Row(image=digest, prompt=skill.prompt(request, language)),
-        features_of(model),
+        prefix,
         lambda: skill.grammar(request, language),
         Settings(
             temperature=temperature, top_p=top_p, max_tokens=max_tokens, max_objects=max_objects
@@ -189,6 +201,7 @@ def sample_answers(
         num_rollouts=num_rollouts,
         seed=seed,
     )
+    return Sampled(traces=traces, num_prompt_tokens=prefix.length)
 
 
 def sample_rollouts(

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import torch
+
 from contract.engine import (
+    AdapterRef,
     Answer,
     Answered,
     ExportCheckpoint,
@@ -31,8 +34,10 @@ from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
 from trainer.metrics import reward_metrics, step_extras
 from trainer.model.published_config import MoondreamConfig
+from trainer.prefill import Prefix, PrefixStore, prefill
 from trainer.rollouts import is_reasoning, make_rollout
-from trainer.sampling import Sampled, sample
+from trainer.sampling import sample
+from trainer.sequence import Trace
 from trainer.skills import SKILLS
 from trainer.skills.base import to_wire
 from trainer.storage import write_all
@@ -56,6 +61,7 @@ class TrainerEngine:
         self._config = cast("MoondreamConfig", loaded.model.config)
         self._language = loaded.language
         self._features = ImageFeatures(loaded.model)
+        self._prefixes = PrefixStore()
         self._prober = Prober(loaded.model, loaded.language)
         self._bank = AdapterBank(self._config.text, loaded.model.text.wte.device)
         self._micro_batch_tokens = micro_batch_tokens
@@ -69,15 +75,15 @@ class TrainerEngine:
         Raises:
             RequestRefused: The prompt leaves no room for an answer.
         """
-        adapter = self._bank.adapter(command.adapter)
-        sampled = self._sample(
-            adapter,
-            command.request,
+        request = command.request
+        prefix = self._prefix(command.adapter, request, images, loc=("request",))
+        traces = self._sample(
+            command.adapter,
+            request,
             command.settings,
-            images,
-            command.num_rollouts,
-            command.seed,
-            loc=("request",),
+            prefix,
+            num_rollouts=command.num_rollouts,
+            seed=command.seed,
         )
         rollouts = tuple(
             make_rollout(
@@ -86,7 +92,7 @@ class TrainerEngine:
                 policy_step=command.adapter.step,
                 language=self._language,
             )
-            for trace in sampled.traces
+            for trace in traces
         )
         rewards = None
         if command.ground_truth is not None:
@@ -158,21 +164,25 @@ class TrainerEngine:
         Raises:
             RequestRefused: The prompt leaves no room for an answer.
         """
-        adapter = None if command.adapter is None else self._bank.adapter(command.adapter)
-        sampled = self._sample(
-            adapter, command.request, command.settings, images, 1, command.seed, loc=()
-        )
-        trace = sampled.traces[0]
         request = command.request
+        started = time.perf_counter()
+        prefix = self._prefix(command.adapter, request, images, loc=())
+        if prefix.last_hidden_D.is_cuda:
+            torch.cuda.synchronize(prefix.last_hidden_D.device)  # or only launches were timed
+        prefilled = time.perf_counter()
+        (trace,) = self._sample(
+            command.adapter, request, command.settings, prefix, num_rollouts=1, seed=command.seed
+        )
+        prefill_ms = 1e3 * (prefilled - started)
         wire = to_wire(trace.actions, is_reasoning=is_reasoning(request), language=self._language)
         return Answered(
             output=SKILLS[Skill(request.skill)].output(request, wire, self._language),
             finish_reason=trace.finish_reason,
-            input_tokens=sampled.num_prompt_tokens,
+            input_tokens=prefix.length,
             output_tokens=len(trace.actions),
-            prefill_time_ms=sampled.prefill_ms,
-            decode_time_ms=sampled.decode_ms,
-            ttft_ms=sampled.prefill_ms,
+            prefill_time_ms=prefill_ms,
+            decode_time_ms=1e3 * (time.perf_counter() - prefilled),
+            ttft_ms=prefill_ms,
         )
 
     def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:
@@ -193,21 +203,25 @@ class TrainerEngine:
         """Forget what memory holds of a finetune."""
         self._bank.drop(finetune_id)
 
-    def _sample(
+    def _prefix(
         self,
-        adapter: Adapter | None,
+        ref: AdapterRef | None,
         request: SkillRequest,
-        settings: Settings,
         images: Sequence[Pixels],
-        num_rollouts: int,
-        seed: int,
         *,
         loc: tuple[str, ...],
-    ) -> Sampled:
-        """Sample answers to one request; `loc` is where its fields stand in the caller's body."""
-        skill = SKILLS[Skill(request.skill)]
+    ) -> Prefix:
+        """The prompt of a request after its prefill, from memory or computed now.
+
+        Args:
+            loc: Where the fields of the request stand in the caller's body.
+
+        Raises:
+            RequestRefused: The prompt leaves no room for an answer.
+        """
+        prompt = tuple(SKILLS[Skill(request.skill)].prompt(request, self._language))
         digest = None if request.image is None else images[request.image].digest
-        row = Row(image=digest, prompt=skill.prompt(request, self._language))
+        row = Row(image=digest, prompt=prompt)
         config = self._config
         room = config.text.max_context - row.num_positions(config.vision.num_image_tokens)
         if room < LEAST_ROOM:
@@ -216,16 +230,43 @@ class TrainerEngine:
                 "shorten the question.",
                 loc=(*loc, "object" if hasattr(request, "object") else "question"),
             )
+        key = (_version(ref), digest, prompt)
+        prefix = self._prefixes.get(key)
+        if prefix is None:
+            adapter = None if ref is None else self._bank.adapter(ref)
+            prefix = prefill(self._model, adapter, row, self._features.of(images))
+            self._prefixes.put(key, prefix)
+        return prefix
+
+    def _sample(
+        self,
+        ref: AdapterRef | None,
+        request: SkillRequest,
+        settings: Settings,
+        prefix: Prefix,
+        *,
+        num_rollouts: int,
+        seed: int,
+    ) -> tuple[Trace, ...]:
+        skill = SKILLS[Skill(request.skill)]
         return sample(
             self._model,
-            adapter,
-            row,
-            self._features.of(images),
+            None if ref is None else self._bank.adapter(ref),
+            prefix,
             lambda: skill.grammar(request, self._language),
             settings,
             num_rollouts=num_rollouts,
             seed=seed,
         )
+
+
+def _version(ref: AdapterRef | None) -> tuple[object, ...]:
+    """What tells the weights of one version from all others."""
+    if ref is None:
+        return ("base",)
+    if ref.weights is None:
+        return ("fresh", ref.rank, ref.seed)
+    return ("weights", ref.weights.digest)
 
 
 def warm_up(engine: TrainerEngine) -> None:

@@ -1,4 +1,4 @@
-"""Answers from the model: one prefill of the prompt, then all rollouts of a request step by step.
+"""Answers from the model: all rollouts of a request grow from one prefix, step by step.
 
 Order at each position (model-facts.md section 6): float32 logits, the skill's mask, temperature,
 top-p, one draw; bins are drawn from the same hidden state, independently. What is drawn for rollout
@@ -10,7 +10,6 @@ Letters: N rows still running, D width, V choices.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,9 +19,11 @@ from torch.nn import functional
 
 from contract.skills import FinishReason, Settings
 from trainer.adapters.lora import Adapter
-from trainer.batching import Row, embed_elements, make_batch
+from trainer.batching import embed_elements
+from trainer.model.decode_cache import DecodeCache
 from trainer.model.moondream import Moondream
 from trainer.philox import uniforms
+from trainer.prefill import Prefix
 from trainer.scoring import token_logits, widen
 from trainer.sequence import Action, Mask, Trace
 from trainer.skills.base import Grammar
@@ -31,22 +32,6 @@ GREEDY_BELOW = 1e-4
 
 TOKEN, FIRST_BIN, SECOND_BIN = 0, 1, 2
 """Which of the four uniforms of a position serves which draw."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampled:
-    """The traces of one request, and what they cost.
-
-    Attributes:
-        traces: One per rollout.
-        num_prompt_tokens: BOS, image and prompt.
-        prefill_ms, decode_ms: Wall time; the first token comes with the prefill.
-    """
-
-    traces: tuple[Trace, ...]
-    num_prompt_tokens: int
-    prefill_ms: float
-    decode_ms: float
 
 
 @dataclass
@@ -63,51 +48,34 @@ class _Running:
 def sample(
     model: Moondream,
     adapter: Adapter | None,
-    row: Row,
-    features: dict[str, Tensor],
+    prefix: Prefix,
     new_grammar: Callable[[], Grammar],
     settings: Settings,
     *,
     num_rollouts: int,
     seed: int,
-) -> Sampled:
+) -> tuple[Trace, ...]:
     """Sample answers to one prompt.
 
     Args:
-        row: Image and prompt, without actions.
+        prefix: Of the same model and adapter; it is shared by the rollouts and left as it is.
         new_grammar: A fresh grammar for each rollout.
         settings: With temperature below 1e-4 all rollouts are equal and computed once.
 
     Raises:
         ValueError: The prompt leaves no room in the context.
     """
-    started = time.perf_counter()
-    batch = make_batch(model, [row], features)
-    num_prompt = batch.embeds_BTD.shape[1]
-    num_room = model.config.text.max_context - num_prompt
+    num_room = model.config.text.max_context - prefix.length
     if num_room < 1:
         raise ValueError(
-            f"the prompt takes {num_prompt} of {model.config.text.max_context} positions"
+            f"the prompt takes {prefix.length} of {model.config.text.max_context} positions"
         )
     is_greedy = settings.temperature < GREEDY_BELOW
     running = [_Running(i, new_grammar()) for i in range(1 if is_greedy else num_rollouts)]
     everyone = list(running)
-
-    prefix = model.text.new_cache(1, num_prompt)
-    hidden_1TD = model.text(
-        batch.embeds_BTD,
-        positions_BT=batch.positions_1T,
-        attention_mask_BTS=batch.mask_1TT,
-        cache=prefix,
-        adapter=adapter,
-    )
-    hidden_ND = hidden_1TD[:, -1].expand(len(running), -1)
-    if hidden_ND.is_cuda:
-        torch.cuda.synchronize(hidden_ND.device)  # or the clock would only have seen the launches
-    prefilled = time.perf_counter()
-
     limit = running[0].grammar.most_actions(settings, num_room)
-    cache = prefix.expand(len(running), num_prompt + limit)
+    hidden_ND = prefix.last_hidden_D.expand(len(running), -1)
+    cache = DecodeCache.continuing([(prefix.cache, len(running))], capacity=limit)
     divisor = model.config.region.coord_divisor
     while True:
         _draw(model, running, hidden_ND, settings, seed)
@@ -118,21 +86,17 @@ def sample(
             break
         if len(kept) < len(running):
             running = [running[i] for i in kept]
-            cache = cache.select(torch.tensor(kept, device=hidden_ND.device))
+            cache = cache.select(kept)
         elements = [rollout.actions[-1].element(coord_divisor=divisor) for rollout in running]
-        position = torch.tensor([[cache.length]], device=hidden_ND.device)
         hidden_N1D = model.text(
-            embed_elements(model, elements), positions_BT=position, cache=cache, adapter=adapter
+            embed_elements(model, elements),
+            positions_BT=cache.positions_B1,
+            cache=cache,
+            adapter=adapter,
         )
         hidden_ND = hidden_N1D[:, 0]
-
     traces = tuple(_finished(rollout) for rollout in everyone)
-    return Sampled(
-        traces=traces * num_rollouts if is_greedy else traces,
-        num_prompt_tokens=num_prompt,
-        prefill_ms=1e3 * (prefilled - started),
-        decode_ms=1e3 * (time.perf_counter() - prefilled),
-    )
+    return traces * num_rollouts if is_greedy else traces
 
 
 def choose(logits_NV: Tensor, uniform_N: Tensor, *, temperature: float, top_p: float) -> Tensor:

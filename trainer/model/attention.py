@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.model.config import TextConfig
-from trainer.model.kv_cache import KVCache
+from trainer.model.kv_cache import AttentionCache
 from trainer.model.rope import rotate, rotation
 
 
@@ -112,7 +112,7 @@ class TextAttention(nn.Module):
         self.tau = Tau(config) if config.tau_attn else None
 
     def forward(
-        self, x_BTD: torch.Tensor, placement: Placement, cache: KVCache | None, layer: int
+        self, x_BTD: torch.Tensor, placement: Placement, cache: AttentionCache | None, layer: int
     ) -> torch.Tensor:
         num_rows, num_new, dim = x_BTD.shape
         qkv_BTC = self.qkv(x_BTD)
@@ -127,8 +127,20 @@ class TextAttention(nn.Module):
         k_BHSd = rotate(k_BTHd, placement.cos, placement.sin).transpose(1, 2)
         v_BHSd = v_BTHd.transpose(1, 2)
         if cache is not None:
-            k_BHSd, v_BHSd = cache.write(layer, k_BHSd, v_BHSd)
-        out_BHTd = functional.scaled_dot_product_attention(
-            q_BHTd, k_BHSd, v_BHSd, attn_mask=placement.mask_B1TS, is_causal=placement.is_causal
-        )
+            out_BHTd = cache.attend(
+                layer,
+                q_BHTd,
+                k_BHSd,
+                v_BHSd,
+                mask_B1TS=placement.mask_B1TS,
+                is_causal=placement.is_causal,
+            )
+        else:
+            out_BHTd = functional.scaled_dot_product_attention(
+                q_BHTd,
+                k_BHSd,
+                v_BHSd,
+                attn_mask=placement.mask_B1TS,
+                is_causal=placement.is_causal,
+            )
         return self.proj(out_BHTd.transpose(1, 2).reshape(num_rows, num_new, dim))

@@ -1,13 +1,44 @@
 """Keys and values of tokens already seen. For sampling only: training runs whole sequences.
 
+`KVCache` takes prompts; answers that grow from them are in `decode_cache`.
+
 Letters: L layers, B rows, H heads, S slots, d head width.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
+from torch.nn import functional
 
 from trainer.model.config import TextConfig
+
+
+class AttentionCache(Protocol):
+    """What the text model asks of a cache."""
+
+    @property
+    def length(self) -> int:
+        """Filled positions, of the longest row."""
+        ...
+
+    def attend(
+        self,
+        layer: int,
+        q_BHTd: torch.Tensor,
+        k_BHTd: torch.Tensor,
+        v_BHTd: torch.Tensor,
+        *,
+        mask_B1TS: torch.Tensor | None,
+        is_causal: bool,
+    ) -> torch.Tensor:
+        """Append T positions to every row and attend; [B, H, T, d]."""
+        ...
+
+    def advance(self, num_new: int) -> None:
+        """Count `num_new` more positions as filled, after the last layer."""
+        ...
 
 
 class KVCache:
@@ -75,32 +106,22 @@ class KVCache:
         self.values_LBHSd[layer, :, :, self.length : end] = v_BHTd
         return self.keys_LBHSd[layer, :, :, :end], self.values_LBHSd[layer, :, :, :end]
 
+    def attend(
+        self,
+        layer: int,
+        q_BHTd: torch.Tensor,
+        k_BHTd: torch.Tensor,
+        v_BHTd: torch.Tensor,
+        *,
+        mask_B1TS: torch.Tensor | None,
+        is_causal: bool,
+    ) -> torch.Tensor:
+        """Append new keys and values, and attend to all of them; [B, H, T, d]."""
+        k_BHSd, v_BHSd = self.write(layer, k_BHTd, v_BHTd)
+        return functional.scaled_dot_product_attention(
+            q_BHTd, k_BHSd, v_BHSd, attn_mask=mask_B1TS, is_causal=is_causal
+        )
+
     def advance(self, num_new: int) -> None:
         """Count `num_new` more slots as filled."""
         self.length += num_new
-
-    def expand(self, num_rows: int, capacity: int) -> KVCache:
-        """A new cache whose rows all start with this cache's only row.
-
-        Raises:
-            ValueError: This cache has more than one row, or `capacity` is below its length.
-        """
-        if self.num_rows != 1:
-            raise ValueError(f"expand wants a cache of one row, this one has {self.num_rows}")
-        if capacity < self.length:
-            raise ValueError(f"capacity {capacity} is below the {self.length} filled positions")
-        grown = []
-        for old in (self.keys_LBHSd, self.values_LBHSd):
-            layers, _, heads, _, width = old.shape
-            new = old.new_zeros(layers, num_rows, heads, capacity, width)
-            new[:, :, :, : self.length] = old[:, :, :, : self.length]
-            grown.append(new)
-        return KVCache(grown[0], grown[1], self.length)
-
-    def select(self, rows: torch.Tensor) -> KVCache:
-        """A new cache of the given rows only, in the given order; `rows` is [kept] int64."""
-        return KVCache(
-            self.keys_LBHSd.index_select(1, rows),
-            self.values_LBHSd.index_select(1, rows),
-            self.length,
-        )

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.model.attention import Placement, TextAttention, place
 from trainer.model.config import TextConfig
-from trainer.model.kv_cache import KVCache
+from trainer.model.kv_cache import AttentionCache, KVCache
 from trainer.model.lora_hook import LayerAdapter, TextAdapter
 from trainer.model.mlp import DenseMlp
 from trainer.model.moe import MoeMlp
@@ -38,7 +38,7 @@ class TextBlock(nn.Module):
         self,
         x_BTD: torch.Tensor,
         placement: Placement,
-        cache: KVCache | None,
+        cache: AttentionCache | None,
         adapter: LayerAdapter | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the new hidden state and, in an expert layer, the router logits [B, T, E]."""
@@ -76,7 +76,7 @@ class TextModel(nn.Module):
         *,
         positions_BT: torch.Tensor,
         attention_mask_BTS: torch.Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: AttentionCache | None = None,
         adapter: TextAdapter | None = None,
         router_logits: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:

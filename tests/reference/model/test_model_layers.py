@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from tests.reference.model.tiny_moondream import tiny_config
 from trainer.model.attention import place
+from trainer.model.decode_cache import DecodeCache
 from trainer.model.moe import MoeMlp
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
@@ -230,30 +231,62 @@ def test_no_mask_means_causal():
 
 
 @torch.no_grad()
-def test_cache_in_chunks_expanded_and_reduced_equals_whole_sequences():
+def test_prompts_in_chunks_and_rows_that_share_them_equal_whole_sequences():
+    """Two prompts of different length, three and two rows; rows leave on the way."""
     model = scrambled(tiny_config()).text
-    prefix = torch.randn(1, 6, 32, dtype=torch.float64)
-    tails = torch.randn(3, 5, 32, dtype=torch.float64)
+    prompts = [torch.randn(1, length, 32, dtype=torch.float64) for length in (6, 4)]
+    tails = torch.randn(5, 5, 32, dtype=torch.float64)
+    caches, wholes = [], []
+    for prompt, rows in zip(prompts, ((0, 1, 2), (3, 4)), strict=True):
+        length = prompt.shape[1]
+        cache = model.new_cache(1, length)
+        positions = torch.arange(length)[None]
+        mask = prefix_mask(length, 3)
+        for chunk in (slice(0, 3), slice(3, length)):
+            model(
+                prompt[:, chunk],
+                positions_BT=positions[:, chunk],
+                attention_mask_BTS=mask[:, chunk, : chunk.stop],
+                cache=cache,
+            )
+        caches.append((cache, len(rows)))
+        wholes.append(
+            model(
+                torch.cat([prompt.expand(len(rows), -1, -1), tails[list(rows)]], 1),
+                positions_BT=torch.arange(length + 5)[None],
+                attention_mask_BTS=prefix_mask(length + 5, 3),
+            )[:, length:]
+        )
+    whole = torch.cat(wholes)
+    decode = DecodeCache.continuing(caches, capacity=5)
+    kept = [0, 1, 2, 3, 4]
+    for step, leaving in ((0, ()), (1, (1,)), (2, ()), (3, (3, 4)), (4, ())):
+        if leaving:
+            decode = decode.select([i for i, row in enumerate(kept) if row not in leaving])
+            kept = [row for row in kept if row not in leaving]
+        out = model(tails[kept, step : step + 1], positions_BT=decode.positions_B1, cache=decode)
+        assert torch.allclose(out[:, 0], whole[kept, step], atol=FLOAT64_ABSOLUTE)
+    assert caches[0][0].length == 6  # the prompt itself is untouched
+    with pytest.raises(ValueError, match="all 5 suffix slots"):
+        model(tails[kept, :1], positions_BT=decode.positions_B1, cache=decode)
+
+
+@torch.no_grad()
+def test_rows_that_join_late_have_suffixes_of_their_own_length():
+    model = scrambled(tiny_config()).text
+    prompt, tails = (torch.randn(n, 4, 32, dtype=torch.float64) for n in (1, 2))
+    cache = model.new_cache(1, 4)
+    model(prompt, positions_BT=torch.arange(4)[None], cache=cache)
+    decode = DecodeCache.continuing([(cache, 2)], capacity=4)
+    for step in range(2):  # the second row repeats its first position, which its mask then forgets
+        decode.lengths_B[1] = 0
+        both = torch.stack([tails[0, step], tails[1, 0]])[:, None]
+        out = model(both, positions_BT=decode.positions_B1, cache=decode)
     whole = model(
-        torch.cat([prefix.expand(3, -1, -1), tails], 1),
-        positions_BT=torch.arange(11)[None],
-        attention_mask_BTS=prefix_mask(11, 4),
+        torch.cat([prompt.expand(2, -1, -1), tails], 1), positions_BT=torch.arange(8)[None]
     )
-    cache = model.new_cache(1, 6)
-    model(
-        prefix,
-        positions_BT=torch.arange(6)[None],
-        attention_mask_BTS=prefix_mask(6, 4),
-        cache=cache,
-    )
-    rows = cache.expand(3, 12)
-    first = model(tails[:, :3], positions_BT=torch.arange(6, 9)[None], cache=rows)
-    assert rows.length == 9
-    kept = torch.tensor([2, 0])
-    second = model(tails[kept, 3:], positions_BT=torch.arange(9, 11)[None], cache=rows.select(kept))
-    assert torch.allclose(first, whole[:, 6:9], atol=FLOAT64_ABSOLUTE)
-    assert torch.allclose(second, whole[kept, 9:], atol=FLOAT64_ABSOLUTE)
-    assert cache.length == 6  # the prefix itself is untouched
+    assert torch.allclose(out[0, 0], whole[0, 5], atol=FLOAT64_ABSOLUTE)
+    assert torch.allclose(out[1, 0], whole[1, 4], atol=FLOAT64_ABSOLUTE)
 
 
 def test_branches_packed_behind_one_prefix_equal_separate_sequences():
@@ -290,8 +323,13 @@ def test_misuse_is_refused_with_both_values():
         model(embeds, positions_BT=torch.arange(4)[None], cache=cache)
     with pytest.raises(ValueError, match="no_grad"):
         model(embeds[:, :2], positions_BT=torch.arange(2)[None], cache=cache)
-    with pytest.raises(ValueError, match="one row"):
-        cache.expand(4, 10)
+    with pytest.raises(ValueError, match="one row, this cache has 2"):
+        DecodeCache.continuing([(cache, 4)], capacity=10)
+    rows = DecodeCache.continuing([(model.new_cache(1, 3), 2)], capacity=3)
+    with pytest.raises(ValueError, match="grow by one position"), torch.no_grad():
+        model(embeds, positions_BT=torch.arange(4)[None], cache=rows)
+    with pytest.raises(ValueError, match="cache has 2 rows, the input has 1"), torch.no_grad():
+        model(embeds[:1, :1], positions_BT=torch.zeros(1, 1, dtype=torch.long), cache=rows)
 
 
 def test_logits_of_some_rows_equal_those_rows():
