@@ -2,7 +2,7 @@
 
 Nothing of `trainer` is imported or was copied: the weights come straight from the file, in float64.
 Every draw runs the whole sequence anew, one head and one expert at a time; there is no cache.
-Image tokens are given, the vision tower is not here; neither are adapters, chat and segment.
+Image tokens are given, the vision tower is not here; neither are adapters.
 
 D width, T positions, P image tokens, V vocabulary.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 END, ANSWER, THINKING, COORD, SIZE, GROUND_START, GROUND_END = 0, 3, 4, 5, 6, 7, 9
+LAST_RESERVED = 20
 HEAD_WIDTH, ROTATED = 64, 32
 
 Item = int | tuple[float] | tuple[float, float] | Tensor
@@ -98,6 +100,10 @@ class NaiveMoondream:
 
     def hidden(self, items: Sequence[Item]) -> Tensor:
         """[D] state of the last position, before the final norm."""
+        return self.states(items)[-1]
+
+    def states(self, items: Sequence[Item]) -> Tensor:
+        """[T, D] state of every position, before the final norm."""
         rows: list[Tensor] = []
         block: list[int] = []  # the image a position belongs to, -1 for none
         for index, item in enumerate(items):
@@ -116,7 +122,7 @@ class NaiveMoondream:
         for layer in range(self.config["text"]["n_layers"]):
             n = self.layer_norm(f"text.blocks.{layer}.ln", x)
             x = x + self.attention(layer, n, may_see) + self.ffn(layer, n)
-        return x[-1]
+        return x
 
     def embed(self, item: Item) -> Tensor:
         """[1, D], or [P, D] of a picture."""
@@ -206,12 +212,10 @@ class NaiveMoondream:
             middle, before, after = [], templates[text], []
         elif skill == "query":
             middle = self.tokenizer.encode(text.strip()).ids
-            before = templates["prefix"]
-            # model-facts.md 5: MD3 [3] or [4]; MD2 [3, 3] or [3, 4].
-            opener = [THINKING if reasoning else ANSWER]
-            after = opener if self.is_third else [ANSWER, *opener]
+            before, after = templates["prefix"], self.opener(reasoning=reasoning)
         else:
-            middle = self.tokenizer.encode(" " + text.strip()).ids
+            space = "" if skill == "segment" else " "
+            middle = self.tokenizer.encode(space + text.strip()).ids
             before, after = templates["prefix"], [ANSWER]
         spatial: list[Item] = []
         for ref in refs:
@@ -222,6 +226,30 @@ class NaiveMoondream:
                 spatial += [((x_min + x_max) / 2,), ((y_min + y_max) / 2,)]
                 spatial += [(x_max - x_min, y_max - y_min)]
         return [END, *([] if image_PD is None else [image_PD]), *before, *spatial, *middle, *after]
+
+    def opener(self, *, reasoning: bool) -> list[int]:
+        """What stands between a question and its answer: MD3 [3] or [4]; MD2 [3, 3] or [3, 4]."""
+        last = THINKING if reasoning else ANSWER
+        return [last] if self.is_third else [ANSWER, last]
+
+    def conversation(
+        self,
+        turns: Sequence[tuple[str, Sequence[Tensor], str | None]],
+        *,
+        system: str | None = None,
+        reasoning: bool = False,
+    ) -> list[Item]:
+        """One BOS, then a query block per (text, pictures, answer); the last answer is None."""
+        prefix = self.config["tokenizer"]["templates"]["query"]["prefix"]
+        items: list[Item] = [END]
+        for number, (text, pictures, answer) in enumerate(turns):
+            asked = f"{system}\n\n{text}" if number == 0 and system is not None else text
+            items += [*pictures, *prefix, *self.tokenizer.encode(asked).ids]
+            if answer is None:
+                items += self.opener(reasoning=reasoning)
+            else:
+                items += [*self.opener(reasoning=False), *self.tokenizer.encode(answer).ids]
+        return items
 
     def draw(
         self,
@@ -284,12 +312,48 @@ class NaiveMoondream:
                 found.append({"x": x, "y": y})
                 continue
             self.draw(answer, items, only=(SIZE,))
-            width, height = items[-1]
-            box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-            names = ("x_min", "y_min", "x_max", "y_max")
-            found.append({n: min(max(v, 0.0), 1.0) for n, v in zip(names, box, strict=True)})
+            found.append(self.box(x, y, *items[-1]))
         answer.output = {"points" if skill == "point" else "objects": found}
         return answer
+
+    def segment(self, prompt: list[Item], *, max_tokens: int) -> NaiveAnswer:
+        """A box, then a path in it; nothing is forbidden, so both come wherever they are drawn."""
+        answer, items = NaiveAnswer(), list(prompt)
+        while len(answer.draws) < max_tokens:
+            if self.draw(answer, items).token == END:
+                answer.finish_reason = "stop"
+                break
+        coords = [draw.item for draw in answer.draws if draw.token == COORD]
+        sizes = [draw.item for draw in answer.draws if draw.token == SIZE]
+        answer.output = {"path": "", "bbox": None}
+        if len(coords) > 1 and sizes:
+            ((x,), (y,)), (width, height) = coords[:2], sizes[0]
+            tokens = [draw.token for draw in answer.draws]
+            answer.output = {"path": self.path(tokens), "bbox": self.box(x, y, width, height)}
+        return answer
+
+    @staticmethod
+    def box(x: float, y: float, width: float, height: float) -> dict[str, float]:
+        """Sides around a centre, clamped to the picture."""
+        sides = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+        names = ("x_min", "y_min", "x_max", "y_max")
+        return {n: min(max(v, 0.0), 1.0) for n, v in zip(names, sides, strict=True)}
+
+    def path(self, tokens: Sequence[int]) -> str:
+        """Words of an SVG path: numbers are 960ths, and "-" negates the number that comes next."""
+        words: list[str] = []
+        sign = 1
+        for token in tokens:
+            word = self.tokenizer.decode([token]).strip() if token > LAST_RESERVED else ""
+            if word == "-":
+                sign = -1
+            elif re.fullmatch("-?[0-9]+", word):
+                thousandths = f"{sign * int(word) / 960:.3f}".rstrip("0").rstrip(".")
+                words.append("0" if thousandths == "-0" else thousandths)
+                sign = 1
+            elif word:
+                words.append(word)
+        return " ".join(words)
 
     def text(self, draws: Sequence[NaiveDraw]) -> str:
         return self.tokenizer.decode([d.token for d in draws if d.token not in (COORD, SIZE)])

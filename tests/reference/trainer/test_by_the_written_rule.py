@@ -2,7 +2,8 @@
 
 The oracle holds no reasoning, no grounding, no coordinates inside of text and few answers that end
 by themselves. Here the rows of its heads that belong to special ids are drawn anew, so that greedy
-answers are full of those ids; the twin (`naive_moondream`) says what is right.
+answers are full of those ids; the twin (`naive_moondream`) says what is right. It holds no outlines
+either: for them the language head is solved for, so that a planned answer is the greedy one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from hashlib import sha256
 from itertools import chain
@@ -23,6 +24,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from contract.engine import AdapterRef, Answer, MakeRollouts
 from contract.skills import (
@@ -31,6 +33,7 @@ from contract.skills import (
     PointRequest,
     QueryRequest,
     Rollout,
+    SegmentRequest,
     Settings,
     TunableRequest,
 )
@@ -41,11 +44,14 @@ from tests.reference.model.naive_moondream import (
     GROUND_END,
     GROUND_START,
     SIZE,
+    Item,
     NaiveAnswer,
+    NaiveDraw,
     NaiveMoondream,
 )
 from trainer.engine import TrainerEngine
-from trainer.loading import load
+from trainer.loading import LoadedModel, load
+from trainer.skills.segment import path_of
 
 ORACLE = Path(__file__).parent.parent / "oracle"
 FAMILIES = ("moondream2", "moondream3")
@@ -82,6 +88,30 @@ WITH_PICTURE: list[TunableRequest] = [
     DetectRequest(object="vehicles", image=1),
 ]
 
+# The oracle's tokenizer leaves 136 of the model's 512 ids without a word: here they are numbers,
+# and every third of them is a "-" with its own number of spaces.
+MORE_WORDS = [
+    " " * (1 + i // 3) + "-" if i % 3 == 1 else str(100 + 10 * i) for i in range(512 - 376)
+]
+SPECIAL_WORDS = {"<end>": END, "<coord>": COORD, "<size>": SIZE, "<answer>": ANSWER}
+SEGMENT_BUDGET = 12
+PLANNED_LOGIT = 8.0  # of the planned token; all others have 0
+BOX = "<coord> <coord> <size>"
+# By name: references, a planned answer, and its path; None where there is no box.
+SEGMENTS: dict[str, tuple[tuple[tuple[float, ...], ...], str, str | None]] = {
+    "end at the budget": ((), f"{BOX} M 0 730 l - 480 960 z <end>", "M 0 0.76 l -0.5 1 z"),
+    "end before the budget": (REFS, f"{BOX} M 5 - 0 <end>", "M 0.005 0"),
+    "no end": (REFS, f"{BOX} M 1 1 - l 1450 1450 - z", "M 0.001 0.001 l -1.51 1.51 z"),
+    "two boxes": (REFS[:1], f"{BOX} M 240 <size> <coord> <coord> 360 l <end>", "M 0.25 0.375 l"),
+    "path around its box": ((), "M - <size> l <coord> 480 m <coord> 960 <end>", "M l -0.5 m 1"),
+    "reserved ids in a path": ((), f"{BOX} ! 1 <answer> + 2 , <end>", "0.001 0.002 ,"),
+    "box, no path": ((), f"{BOX} <end>", ""),
+    "no size": ((), "<coord> <coord> M 0 480 <coord> <end>", None),
+    "one coordinate": (REFS, "M <size> <coord> 480 480 <size> <end>", None),
+    "no box": ((), "M 0 480 - 480 0 z <end>", None),
+    "nothing": (REFS, "<end>", None),
+}
+
 
 def write_variant(family: str, seed: int, directory: Path) -> None:
     """The oracle's checkpoint with other rows for the special ids."""
@@ -93,6 +123,50 @@ def write_variant(family: str, seed: int, directory: Path) -> None:
         row = ROW_DEVIATION * torch.randn(weights["model.text.wte"].shape[1], generator=generator)
         weights["model.text.lm_head.weight"][token] = row
         weights["model.text.lm_head.bias"][token] = chance.uniform(low, high)
+    save_file(weights, directory / "model.safetensors")
+
+
+def tokenizer_with_numbers() -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(ORACLE / "moondream3" / "tokenizer.json"))
+    assert tokenizer.add_tokens(MORE_WORDS) == len(MORE_WORDS)
+    return tokenizer
+
+
+def tokens_of(words: Sequence[str]) -> list[int]:
+    """One token each; a word that the tokenizer cuts is a mistake in the test."""
+    tokenizer = tokenizer_with_numbers()
+    ids = [[SPECIAL_WORDS[w]] if w in SPECIAL_WORDS else tokenizer.encode(w).ids for w in words]
+    assert all(len(each) == 1 for each in ids)
+    return [token for (token,) in ids]
+
+
+def write_planned(prompt: list[Item], tokens: Sequence[int], seed: int, directory: Path) -> None:
+    """Moondream 3 with a language head that makes `tokens` the greedy answer to a prompt.
+
+    The states that they are drawn from do not depend on that head. The region heads are drawn anew,
+    with a liking for large boxes: some reach over the edge.
+    """
+    weights = load_file(ORACLE / "moondream3" / "model.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    for kind in ("coord", "size"):
+        name = f"model.region.{kind}_decoder.weight"
+        weights[name] = 0.3 * torch.randn(weights[name].shape, generator=generator)
+    weights["model.region.size_decoder.bias"] = torch.linspace(0, 8, 1024).repeat(2)
+    shutil.copy(ORACLE / "moondream3" / "config.json", directory)
+    tokenizer_with_numbers().save(str(directory / "tokenizer.json"))
+    save_file(weights, directory / "model.safetensors")
+
+    twin, items, states = NaiveMoondream(directory), list(prompt), []
+    for token in tokens:
+        hidden = twin.hidden(items)
+        states.append(twin.layer_norm("text.post_ln", hidden))
+        bins = tuple(int(logits.argmax()) for logits in twin.bin_logits(hidden, token))
+        items.append(NaiveDraw(token, bins, 0.0, ()).item)
+    wanted_NV = torch.zeros(len(tokens), 512, dtype=torch.float64)
+    wanted_NV[torch.arange(len(tokens)), torch.tensor(tokens)] = PLANNED_LOGIT
+    head_DV = torch.linalg.pinv(torch.stack(states)) @ wanted_NV
+    weights["model.text.lm_head.weight"] = head_DV.T.float().contiguous()
+    weights["model.text.lm_head.bias"].zero_()
     save_file(weights, directory / "model.safetensors")
 
 
@@ -133,6 +207,7 @@ def twin_answer(twin: NaiveMoondream, family: str, request: TunableRequest) -> N
 of_each_family = pytest.mark.parametrize(
     "family", [pytest.param(f, marks=pytest.mark.xdist_group(f"rule-{f}")) for f in FAMILIES]
 )
+PlannedSegment = tuple[Path, SegmentRequest, NaiveAnswer]
 Variant = Callable[[str, int], tuple[Path, list[tuple[TunableRequest, NaiveAnswer]]]]
 
 
@@ -203,6 +278,80 @@ def test_answers_by_the_written_rule(family, seed, variant):
         assert answered.output == wanted.output
         assert answered.finish_reason == wanted.finish_reason
         assert answered.output_tokens == len(wanted.draws)
+
+
+@pytest.fixture(scope="module")
+def segment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PlannedSegment]:
+    """A planned segment by its name; made once."""
+
+    @cache
+    def make(name: str) -> PlannedSegment:
+        directory = tmp_path_factory.mktemp("segment")
+        seed = 20 + list(SEGMENTS).index(name)
+        refs, words, _ = SEGMENTS[name]
+        request = SegmentRequest(object="red button", image=seed % 2, spatial_refs=refs)
+        image_PD = features("moondream3")[request.image]
+        prompt = NaiveMoondream(ORACLE / "moondream3").prompt(
+            "segment", request.object, image_PD=image_PD, refs=refs
+        )
+        write_planned(prompt, tokens_of(words.split()), seed, directory)
+        wanted = NaiveMoondream(directory).segment(prompt, max_tokens=SEGMENT_BUDGET)
+        return directory, request, wanted
+
+    return make
+
+
+@pytest.mark.xdist_group("rule-segment")
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_a_segment_by_the_written_rule(name, segment):
+    """By the written rule: path and box equal, tokens as many."""
+    directory, request, wanted = segment(name)
+    answered = TrainerEngine(load_third(directory)).answer(
+        Answer(
+            adapter=None,
+            request=request,
+            settings=Settings(temperature=0.0, max_tokens=SEGMENT_BUDGET),
+            seed=1,
+        ),
+        pixels("moondream3"),
+    )
+    assert answered.output == wanted.output
+    assert answered.finish_reason == wanted.finish_reason
+    assert answered.output_tokens == len(wanted.draws)
+
+
+@pytest.mark.xdist_group("rule-segment")
+def test_the_segments_are_the_planned_ones(segment):
+    """By the written rule: the twin's paths are those written out, and boxes of all kinds occur."""
+    met: Counter[str] = Counter()
+    for name, (_, words, path) in SEGMENTS.items():
+        _, request, wanted = segment(name)
+        assert [draw.token for draw in wanted.draws] == tokens_of(words.split())
+        assert wanted.margin > LEAST_MARGIN
+        assert wanted.output["path"] == (path or "")
+        box = wanted.output["bbox"]
+        assert (box is None) == (path is None)
+        if box is not None:
+            met["with references" if request.spatial_refs else "without"] += 1
+            met["cut at the edge" if {0.0, 1.0} & set(box.values()) else "whole"] += 1
+        met[wanted.finish_reason] += 1
+    assert set(met) == {"with references", "without", "cut at the edge", "whole", "stop", "length"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_path_by_the_written_rule(seed, tmp_path):
+    """By the written rule: any tokens in any order, most of them numbers and minus signs."""
+    write_planned([END], [END], 0, tmp_path)
+    twin, language = NaiveMoondream(tmp_path), load_third(tmp_path).language
+    chance = random.Random(seed)
+    pools = [range(512), range(376, 512), tokens_of(list("-0123456789"))]
+    for _ in range(20):
+        tokens = [chance.choice(chance.choice(pools)) for _ in range(50)]
+        assert path_of(tokens, language) == twin.path(tokens)
+
+
+def load_third(directory: Path) -> LoadedModel:
+    return load(directory, name="moondream3", device="cpu", dtype="float32")
 
 
 def assert_rollout_is(rollout: Rollout, wanted: NaiveAnswer) -> None:
