@@ -25,12 +25,13 @@ FACTORS = ("up_a", "up_b", "down_a", "down_b")
 
 @dataclass(frozen=True, kw_only=True)
 class LoraLayer:
-    """The four factors of one layer; shapes in `adapter_shapes`."""
+    """The four factors of one layer, the same for all rows; shapes in `adapter_shapes`."""
 
     up_a: Tensor
     up_b: Tensor
     down_a: Tensor
     down_b: Tensor
+    adapter_B: Tensor | None = None
 
 
 class Adapter:

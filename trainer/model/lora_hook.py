@@ -15,6 +15,9 @@ class LayerAdapter(Protocol):
 
     Shapes: dense layer up_a [R, D], up_b [F, R], down_a [R, F], down_b [D, R];
     expert layer up_a [E, P, D], up_b [E, 2I, P], down_a [E, P, I], down_b [E, D, P].
+
+    Where rows have different adapters, an axis of N adapters stands in front of each, and
+    `adapter_B` [B] int64 says which one a row uses; else it is None.
     """
 
     @property
@@ -25,6 +28,8 @@ class LayerAdapter(Protocol):
     def down_a(self) -> torch.Tensor: ...
     @property
     def down_b(self) -> torch.Tensor: ...
+    @property
+    def adapter_B(self) -> torch.Tensor | None: ...  # noqa: N802 (shape suffix)
 
 
 class TextAdapter(Protocol):

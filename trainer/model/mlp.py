@@ -12,18 +12,25 @@ from torch.nn import functional
 from trainer.model.lora_hook import LayerAdapter
 
 
-def low_rank(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def low_rank(
+    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, adapter_B: torch.Tensor | None = None
+) -> torch.Tensor:
     """B (A x), with the adapter's masters cast to the dtype of the activations.
 
     Args:
-        x: [..., in].
-        a: [R, in].
-        b: [out, R].
+        x: [..., in]; with `adapter_B` [B, T, in].
+        a: [R, in], or [N, R, in] with `adapter_B`.
+        b: [out, R], or [N, out, R].
+        adapter_B: [B] which of N adapters each row uses.
 
     Returns:
         [..., out].
     """
-    return functional.linear(functional.linear(x, a.to(x.dtype)), b.to(x.dtype))
+    a, b = a.to(x.dtype), b.to(x.dtype)
+    if adapter_B is None:
+        return functional.linear(functional.linear(x, a), b)
+    inner_BTR = torch.bmm(x, a[adapter_B].transpose(1, 2))
+    return torch.bmm(inner_BTR, b[adapter_B].transpose(1, 2))
 
 
 class DenseMlp(nn.Module):
@@ -42,9 +49,9 @@ class DenseMlp(nn.Module):
         """
         inner = self.fc1(x)
         if adapter is not None:
-            inner = inner + low_rank(x, adapter.up_a, adapter.up_b)
+            inner = inner + low_rank(x, adapter.up_a, adapter.up_b, adapter.adapter_B)
         activated = functional.gelu(inner, approximate=self.gelu)
         out = self.fc2(activated)
         if adapter is not None:
-            out = out + low_rank(activated, adapter.down_a, adapter.down_b)
+            out = out + low_rank(activated, adapter.down_a, adapter.down_b, adapter.adapter_B)
         return out

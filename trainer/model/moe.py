@@ -11,6 +11,7 @@ I inner width of an expert, P adapter rank per expert, S slots (N * K), one per 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -128,25 +129,61 @@ class MoeMlp(nn.Module):
         counts = torch.bincount(expert_S, minlength=self.num_experts).tolist()
 
         x_SD = _SpreadToSlots.apply(x_ND, slot_order_S, slot_rank_S, self.experts_per_token)
-        up_a, up_b, down_a, down_b = _factors_by_expert(adapter, x_ND.dtype)
-        hidden = self.fc1(x_SD, counts, up_a, up_b)
+        slots = _Slots(
+            expert_S=expert_S[slot_order_S],
+            row_S=slot_order_S // (self.experts_per_token * x_BTD.shape[1]),
+        )
+        hidden = self._raised(x_SD, counts, adapter, slots)
         value, gate = hidden.chunk(2, dim=-1)
         activated = functional.gelu(value) * (gate + 1)
-        y_SD = self.fc2(activated, counts, down_a, down_b)
+        y_SD = self._lowered(activated, counts, adapter, slots)
         y_NKD = _ReorderSlots.apply(y_SD, slot_rank_S, slot_order_S).view(
             -1, self.experts_per_token, y_SD.shape[-1]
         )
         y_ND = torch.matmul(share_NK.unsqueeze(1), y_NKD).squeeze(1)
         return y_ND.view_as(x_BTD), logits_BTE
 
+    def _raised(
+        self, x_S: torch.Tensor, counts: list[int], adapter: LayerAdapter | None, slots: _Slots
+    ) -> torch.Tensor:
+        if adapter is None:
+            return self.fc1(x_S, counts)
+        a, b = adapter.up_a, adapter.up_b
+        return _adapted(self.fc1, x_S, counts, a, b, adapter.adapter_B, slots)
 
-def _factors_by_expert(
-    adapter: LayerAdapter | None, dtype: torch.dtype
-) -> tuple[tuple[torch.Tensor, ...] | None, ...]:
-    if adapter is None:
-        return None, None, None, None
-    factors = (adapter.up_a, adapter.up_b, adapter.down_a, adapter.down_b)
-    return tuple(factor.to(dtype).unbind(0) for factor in factors)
+    def _lowered(
+        self, x_S: torch.Tensor, counts: list[int], adapter: LayerAdapter | None, slots: _Slots
+    ) -> torch.Tensor:
+        if adapter is None:
+            return self.fc2(x_S, counts)
+        a, b = adapter.down_a, adapter.down_b
+        return _adapted(self.fc2, x_S, counts, a, b, adapter.adapter_B, slots)
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """Whose slots stand where: [S] expert, and [S] row of the batch."""
+
+    expert_S: torch.Tensor
+    row_S: torch.Tensor
+
+
+def _adapted(
+    experts: ExpertWeights,
+    x_S: torch.Tensor,
+    counts: list[int],
+    a: torch.Tensor,
+    b: torch.Tensor,
+    adapter_B: torch.Tensor | None,
+    slots: _Slots,
+) -> torch.Tensor:
+    """The experts' matrices with low-rank factors: one adapter for all rows, or one per row."""
+    a, b = a.to(x_S.dtype), b.to(x_S.dtype)
+    if adapter_B is None:
+        return experts(x_S, counts, a.unbind(0), b.unbind(0))
+    of_slot_S = adapter_B[slots.row_S], slots.expert_S
+    inner_SP = torch.bmm(a[of_slot_S], x_S[..., None])
+    return experts(x_S, counts) + torch.bmm(b[of_slot_S], inner_SP)[..., 0]
 
 
 class _SpreadToSlots(torch.autograd.Function):

@@ -22,6 +22,7 @@ from tests.micro import (
 )
 from trainer.adapters.bank import AdapterBank
 from trainer.adapters.lora import Adapter, adapter_shapes, is_expert_factor
+from trainer.adapters.stack import AdapterStack
 from trainer.model.published_config import MoondreamConfig
 from trainer.optim import AdamState
 from trainer.storage import write_tensors
@@ -234,3 +235,43 @@ def test_what_is_dropped_is_gone_and_others_stay(tmp_path):
     assert kept.adapter(mine) is not first
     assert kept.adapter(other) is theirs
     kept.drop("unknown")
+
+
+class TestStack:
+    """Rows with different adapters give exactly what each gives alone."""
+
+    @staticmethod
+    def hidden(model, adapter, tokens_BT):
+        text = model.text
+        with torch.no_grad():
+            return text(
+                text.embed_tokens(tokens_BT),
+                positions_BT=torch.arange(tokens_BT.shape[1])[None],
+                adapter=adapter,
+            )
+
+    @pytest.mark.parametrize("family", ["moondream2", "moondream3"])
+    def test_rows_of_many_adapters_ranks_and_none(self, family):
+        model = micro_model(family)
+        config = model.config.text
+        adapters = []
+        for seed, rank in ((1, 8), (2, 16), (3, 8)):
+            adapter = Adapter.fresh(config, rank, seed=seed)
+            for name, tensor in adapter.tensors.items():
+                if name.endswith("_b"):
+                    tensor.normal_(0, 0.3, generator=torch.Generator().manual_seed(seed))
+            adapters.append(adapter)
+        one, two, three = adapters
+        rows = [two, None, one, two, three, None, one]
+        tokens_BT = torch.randint(
+            20, 200, (len(rows), 3), generator=torch.Generator().manual_seed(5)
+        )
+        stack = AdapterStack(config, rows, device=CPU)
+        together = self.hidden(model, stack, tokens_BT)
+        alone = torch.cat([self.hidden(model, a, tokens_BT[i : i + 1]) for i, a in enumerate(rows)])
+        assert torch.allclose(together, alone, atol=1e-12)
+        kept = [1, 3, 4]
+        fewer = self.hidden(model, stack.select(kept), tokens_BT[kept])
+        assert torch.allclose(fewer, alone[kept], atol=1e-12)
+        swapped = self.hidden(model, one, tokens_BT[:1])
+        assert not torch.allclose(alone[0], swapped[0], atol=1e-3)
