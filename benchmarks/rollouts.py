@@ -32,9 +32,10 @@ from torch import Tensor
 from contract.skills import Settings
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row, make_batch
+from trainer.decoder import DecodeRequest
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
-from trainer.prefill import prefill
+from trainer.prefill import Prefix, prefill
 from trainer.sampling import sample
 from trainer.scoring import score
 from trainer.sequence import Mask, Trace, text_elements
@@ -99,12 +100,14 @@ class Ours:
 
     def answers(self, settings: Settings = WARM, seed: int = 7) -> tuple[Trace, ...]:
         prefix = prefill(self.model, self.adapter, self.row, self.features)
-        return sample(
-            self.model,
-            self.adapter,
-            prefix,
-            Endless,
-            settings,
+        return sample(self.model, self.request(prefix, settings, seed))
+
+    def request(self, prefix: Prefix, settings: Settings = WARM, seed: int = 7) -> DecodeRequest:
+        return DecodeRequest(
+            prefix=prefix,
+            adapter=self.adapter,
+            new_grammar=Endless,
+            settings=settings,
             num_rollouts=NUM_ROLLOUTS,
             seed=seed,
         )
@@ -114,7 +117,7 @@ class Ours:
         started = time.process_time()
         prefix = prefill(self.model, self.adapter, self.row, self.features)
         prefilled = time.process_time()
-        sample(self.model, self.adapter, prefix, Endless, WARM, num_rollouts=NUM_ROLLOUTS, seed=7)
+        sample(self.model, self.request(prefix))
         return {"prefill": prefilled - started, "decode": time.process_time() - prefilled}
 
     @torch.no_grad()

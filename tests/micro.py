@@ -32,6 +32,7 @@ from contract.skills import (
 from tiny.tokenizer import VOCAB_SIZE, build_tokenizer, tokenizer_config
 from trainer.adapters.lora import Adapter, adapter_shapes
 from trainer.batching import Row
+from trainer.decoder import DecodeRequest
 from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
 from trainer.model.moondream import Moondream
@@ -190,17 +191,18 @@ def sample_answers(
     digest = None if request.image is None else pictures()[request.image].digest
     row = Row(image=digest, prompt=skill.prompt(request, language))
     prefix = prefill(model, adapter, row, features_of(model))
-    traces = sample(
-        model,
-        adapter,
-        prefix,
-        lambda: skill.grammar(request, language),
-        Settings(
-            temperature=temperature, top_p=top_p, max_tokens=max_tokens, max_objects=max_objects
-        ),
+    settings = Settings(
+        temperature=temperature, top_p=top_p, max_tokens=max_tokens, max_objects=max_objects
+    )
+    asked = DecodeRequest(
+        prefix=prefix,
+        adapter=adapter,
+        new_grammar=lambda: skill.grammar(request, language),
+        settings=settings,
         num_rollouts=num_rollouts,
         seed=seed,
     )
+    traces = sample(model, asked)
     return Sampled(traces=traces, num_prompt_tokens=prefix.length)
 
 

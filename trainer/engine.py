@@ -27,6 +27,7 @@ from contract.skills import Pixels, QueryRequest, Settings, Skill, SkillRequest
 from trainer.adapters.bank import AdapterBank
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row
+from trainer.decoder import DecodeRequest
 from trainer.exchange.agreement import Prober
 from trainer.exchange.errors import ExchangeError
 from trainer.exchange.outgoing import Export, write_exchange
@@ -251,12 +252,14 @@ class TrainerEngine:
         skill = SKILLS[Skill(request.skill)]
         return sample(
             self._model,
-            None if ref is None else self._bank.adapter(ref),
-            prefix,
-            lambda: skill.grammar(request, self._language),
-            settings,
-            num_rollouts=num_rollouts,
-            seed=seed,
+            DecodeRequest(
+                prefix=prefix,
+                adapter=None if ref is None else self._bank.adapter(ref),
+                new_grammar=lambda: skill.grammar(request, self._language),
+                settings=settings,
+                num_rollouts=num_rollouts,
+                seed=seed,
+            ),
         )
 
 

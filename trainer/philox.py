@@ -8,6 +8,8 @@ Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,11 +40,11 @@ def philox_4x32(counter_N4: Tensor, key_N2: Tensor) -> Tensor:
     return torch.stack((c0, c1, c2, c3), dim=-1)
 
 
-def uniforms(seed: int, rollouts_N: Tensor, positions_N: Tensor) -> Tensor:
-    """Four independent uniforms for each (rollout, position) under one seed.
+def uniforms(seeds: Sequence[int], rollouts_N: Tensor, positions_N: Tensor) -> Tensor:
+    """Four independent uniforms for each (seed, rollout, position).
 
     Args:
-        seed: 64 bits.
+        seeds: N of 64 bits, or one for all.
         rollouts_N: [N] int64, index of the rollout in its call.
         positions_N: [N] int64, index of the action in its rollout.
 
@@ -51,8 +53,10 @@ def uniforms(seed: int, rollouts_N: Tensor, positions_N: Tensor) -> Tensor:
     """
     zero_N = torch.zeros_like(rollouts_N)
     counter_N4 = torch.stack((positions_N, rollouts_N, zero_N, zero_N), dim=-1)
-    key_12 = torch.tensor([[seed & _MASK, (seed >> 32) & _MASK]], device=rollouts_N.device)
-    return (philox_4x32(counter_N4, key_12).double() + 0.5) / 2.0**32
+    key_N2 = torch.tensor(
+        [[seed & _MASK, (seed >> 32) & _MASK] for seed in seeds], device=rollouts_N.device
+    )
+    return (philox_4x32(counter_N4, key_N2).double() + 0.5) / 2.0**32
 
 
 def _multiply(value_N: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:

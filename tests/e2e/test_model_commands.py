@@ -58,6 +58,7 @@ class CommandLine:
             "HF_ENDPOINT": hub_url,
             "HF_HOME": str(folder / "hf"),
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "300",  # a busy machine must not look like a broken line
             "MOONTUNE_MODELS_DIR": str(folder / "models"),
             "OMP_NUM_THREADS": "1",
         }
@@ -68,6 +69,7 @@ class CommandLine:
             [sys.executable, "-c", "from server.cli import main; main()", *arguments],
             cwd=self.folder,
             env={**self._environment, "PYTHONPATH": str(ROOT)},
+            preexec_fn=_hear_interrupts,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -78,6 +80,11 @@ class CommandLine:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err
+
+
+def _hear_interrupts() -> None:
+    """A shell that runs the tests in the background has children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from trainer.model.kv_cache import KVCache
 
@@ -41,7 +42,7 @@ class DecodeCache:
 
     Attributes:
         prompts: In the order of their rows.
-        lengths_B: [B] int64, how many suffix slots each row has filled.
+        lengths: How many suffix slots each row has filled.
     """
 
     def __init__(
@@ -49,14 +50,13 @@ class DecodeCache:
         prompts: Sequence[SharedPrompt],
         keys_LBHSd: torch.Tensor,
         values_LBHSd: torch.Tensor,
-        lengths_B: torch.Tensor,
-        longest: int,
+        lengths: Sequence[int],
     ) -> None:
         self.prompts = tuple(prompts)
-        self.lengths_B = lengths_B
+        self.lengths = tuple(lengths)
         self._keys_LBHSd = keys_LBHSd
         self._values_LBHSd = values_LBHSd
-        self._longest = longest
+        self._lengths_B = torch.tensor(lengths, dtype=torch.long, device=keys_LBHSd.device)
 
     @classmethod
     def continuing(cls, prompts: Sequence[tuple[KVCache, int]], *, capacity: int) -> DecodeCache:
@@ -87,23 +87,20 @@ class DecodeCache:
             shared,
             like.new_zeros(layers, num_rows, heads, capacity, width),
             like.new_zeros(layers, num_rows, heads, capacity, width),
-            torch.zeros(num_rows, dtype=torch.long, device=like.device),
-            longest=0,
+            [0] * num_rows,
         )
 
     @property
     def length(self) -> int:
         """Positions before the next one, of the longest row."""
-        return max(prompt.length for prompt in self.prompts) + self._longest
+        return int(self.positions_B1.max())
 
     @property
     def positions_B1(self) -> torch.Tensor:  # noqa: N802 (shape suffix)
         """[B, 1] the position that each row fills next."""
-        lengths = torch.tensor(
-            [prompt.length for prompt in self.prompts for _ in range(prompt.num_rows)],
-            device=self.lengths_B.device,
-        )
-        return (lengths + self.lengths_B)[:, None]
+        prompts = [p.length for p in self.prompts for _ in range(p.num_rows)]
+        positions = [p + own for p, own in zip(prompts, self.lengths, strict=True)]
+        return torch.tensor(positions, device=self._lengths_B.device)[:, None]
 
     def attend(
         self,
@@ -126,15 +123,15 @@ class DecodeCache:
         num_rows, _, num_new, _ = q_BHTd.shape
         if num_new != 1 or mask_B1TS is not None or is_causal:
             raise ValueError("rows grow by one position, which sees everything before it")
-        if num_rows != len(self.lengths_B):
-            raise ValueError(f"cache has {len(self.lengths_B)} rows, the input has {num_rows}")
-        if self._longest >= self._keys_LBHSd.shape[3]:
-            raise ValueError(f"all {self._longest} suffix slots are filled")
+        if num_rows != len(self.lengths):
+            raise ValueError(f"cache has {len(self.lengths)} rows, the input has {num_rows}")
+        end = max(self.lengths) + 1
+        if end > self._keys_LBHSd.shape[3]:
+            raise ValueError(f"all {end - 1} suffix slots are filled")
         rows = torch.arange(num_rows, device=q_BHTd.device)
-        self._keys_LBHSd[layer, rows, :, self.lengths_B] = k_BHTd[:, :, 0]
-        self._values_LBHSd[layer, rows, :, self.lengths_B] = v_BHTd[:, :, 0]
-        end = self._longest + 1
-        is_filled_BS = torch.arange(end, device=rows.device) <= self.lengths_B[:, None]
+        self._keys_LBHSd[layer, rows, :, self._lengths_B] = k_BHTd[:, :, 0]
+        self._values_LBHSd[layer, rows, :, self._lengths_B] = v_BHTd[:, :, 0]
+        is_filled_BS = torch.arange(end, device=rows.device) <= self._lengths_B[:, None]
         own_BH1d, own_weight_BH1 = _attention(
             q_BHTd,
             self._keys_LBHSd[layer, :, :, :end],
@@ -157,8 +154,25 @@ class DecodeCache:
 
     def advance(self, num_new: int) -> None:
         """Count a position more for every row."""
-        self.lengths_B = self.lengths_B + num_new
-        self._longest += num_new
+        self.lengths = tuple(length + num_new for length in self.lengths)
+        self._lengths_B = self._lengths_B + num_new
+
+    def joined(self, other: DecodeCache) -> DecodeCache:
+        """A cache with the rows of another behind these; each row goes on where it is."""
+        capacity = max(self._keys_LBHSd.shape[3], other._keys_LBHSd.shape[3])
+        grown = [
+            torch.cat([_with_capacity(part, capacity) for part in parts], dim=1)
+            for parts in (
+                (self._keys_LBHSd, other._keys_LBHSd),
+                (self._values_LBHSd, other._values_LBHSd),
+            )
+        ]
+        return DecodeCache(
+            (*self.prompts, *other.prompts),
+            grown[0],
+            grown[1],
+            (*self.lengths, *other.lengths),
+        )
 
     def select(self, rows: Sequence[int]) -> DecodeCache:
         """A cache of the given rows only, in ascending order."""
@@ -175,14 +189,18 @@ class DecodeCache:
                     )
                 )
             first = end
-        kept = torch.tensor(rows, device=self.lengths_B.device)
+        kept = torch.tensor(rows, device=self._lengths_B.device)
         return DecodeCache(
             prompts,
             self._keys_LBHSd.index_select(1, kept),
             self._values_LBHSd.index_select(1, kept),
-            self.lengths_B[kept],
-            self._longest,
+            [self.lengths[row] for row in rows],
         )
+
+
+def _with_capacity(suffix_LBHSd: torch.Tensor, capacity: int) -> torch.Tensor:
+    missing = capacity - suffix_LBHSd.shape[3]
+    return functional.pad(suffix_LBHSd, (0, 0, 0, missing)) if missing else suffix_LBHSd
 
 
 def _attention(

@@ -274,20 +274,27 @@ def test_prompts_in_chunks_and_rows_that_share_them_equal_whole_sequences():
 
 @torch.no_grad()
 def test_rows_that_join_late_have_suffixes_of_their_own_length():
+    """The first row has left when the late one needs the slots that only it has."""
     model = scrambled(tiny_config()).text
-    prompt, tails = (torch.randn(n, 4, 32, dtype=torch.float64) for n in (1, 2))
-    cache = model.new_cache(1, 4)
-    model(prompt, positions_BT=torch.arange(4)[None], cache=cache)
-    decode = DecodeCache.continuing([(cache, 2)], capacity=4)
-    for step in range(2):  # the second row repeats its first position, which its mask then forgets
-        decode.lengths_B[1] = 0
-        both = torch.stack([tails[0, step], tails[1, 0]])[:, None]
-        out = model(both, positions_BT=decode.positions_B1, cache=decode)
-    whole = model(
-        torch.cat([prompt.expand(2, -1, -1), tails], 1), positions_BT=torch.arange(8)[None]
-    )
-    assert torch.allclose(out[0, 0], whole[0, 5], atol=FLOAT64_ABSOLUTE)
-    assert torch.allclose(out[1, 0], whole[1, 4], atol=FLOAT64_ABSOLUTE)
+    prompts, tails = (torch.randn(2, n, 32, dtype=torch.float64) for n in (4, 6))
+    caches = []
+    for prompt in prompts:
+        cache = model.new_cache(1, 4)
+        model(prompt[None], positions_BT=torch.arange(4)[None], cache=cache)
+        caches.append(cache)
+    whole = model(torch.cat([prompts, tails], 1), positions_BT=torch.arange(10)[None])[:, 4:]
+    decode = DecodeCache.continuing([(caches[0], 1)], capacity=4)
+    for step in range(3):
+        model(tails[:1, step : step + 1], positions_BT=decode.positions_B1, cache=decode)
+    decode = decode.joined(DecodeCache.continuing([(caches[1], 1)], capacity=6))
+    both = torch.stack([tails[0, 3], tails[1, 0]])[:, None]
+    out = model(both, positions_BT=decode.positions_B1, cache=decode)
+    assert torch.allclose(out[0, 0], whole[0, 3], atol=FLOAT64_ABSOLUTE)
+    assert torch.allclose(out[1, 0], whole[1, 0], atol=FLOAT64_ABSOLUTE)
+    decode = decode.select([1])
+    for step in range(1, 6):
+        out = model(tails[1:, step : step + 1], positions_BT=decode.positions_B1, cache=decode)
+        assert torch.allclose(out[0, 0], whole[1, step], atol=FLOAT64_ABSOLUTE)
 
 
 def test_branches_packed_behind_one_prefix_equal_separate_sequences():

@@ -19,7 +19,7 @@ from tests.micro import (
     sample_answers,
 )
 from tests.reference.trainer.naive import Naive, naive_sample
-from trainer.sampling import choose
+from trainer.drawing import choose
 from trainer.sequence import Trace
 
 TOLERANCE = 1e-10  # float64 throughout; the twin adds in another order

@@ -38,14 +38,14 @@ def test_one_call_serves_many_counters():
 def test_the_seed_is_the_key_and_the_place_is_the_counter():
     # word 0 of the counter is the position, word 1 the rollout; the key is the seed, low word first
     seed = (0x299F31D0 << 32) | 0xA4093822
-    drawn = uniforms(seed, torch.tensor([5]), torch.tensor([9]))
+    drawn = uniforms([seed], torch.tensor([5]), torch.tensor([9]))
     expected = philox_4x32(torch.tensor([[9, 5, 0, 0]]), words("a4093822 299f31d0"))
     assert torch.equal(drawn, (expected.double() + 0.5) / 2**32)
 
 
 def test_uniforms_lie_strictly_between_0_and_1_and_look_uniform():
     rollouts, positions = torch.arange(200).repeat(200), torch.arange(200).repeat_interleave(200)
-    drawn = uniforms(2**64 - 1, rollouts, positions)
+    drawn = uniforms([2**64 - 1], rollouts, positions)
     assert drawn.dtype == torch.float64
     assert drawn.min() > 0.0
     assert drawn.max() < 1.0
@@ -63,18 +63,18 @@ def test_the_ends_of_the_range_stay_inside():
 
 def test_a_draw_depends_neither_on_its_row_nor_on_the_others():
     rollouts, positions = torch.tensor([0, 1, 2, 3]), torch.tensor([7, 0, 7, 2])
-    together = uniforms(11, rollouts, positions)
+    together = uniforms([11], rollouts, positions)
     order = torch.tensor([2, 0, 3, 1])
-    assert torch.equal(uniforms(11, rollouts[order], positions[order]), together[order])
+    assert torch.equal(uniforms([11], rollouts[order], positions[order]), together[order])
     for index in range(4):
-        alone = uniforms(11, rollouts[index : index + 1], positions[index : index + 1])
+        alone = uniforms([11], rollouts[index : index + 1], positions[index : index + 1])
         assert torch.equal(alone[0], together[index])
 
 
 def test_another_seed_rollout_or_position_gives_another_draw():
     places = [(1, 0, 0), (2, 0, 0), (1 << 32, 0, 0), (1, 1, 0), (1, 0, 1)]
     drawn = {
-        tuple(uniforms(seed, torch.tensor([rollout]), torch.tensor([position]))[0].tolist())
+        tuple(uniforms([seed], torch.tensor([rollout]), torch.tensor([position]))[0].tolist())
         for seed, rollout, position in places
     }
     assert len(drawn) == len(places)
