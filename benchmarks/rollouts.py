@@ -27,175 +27,9 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from contract.skills import Settings
-from trainer.adapters.lora import Adapter
-from trainer.batching import Row, make_batch
-from trainer.decoder import DecodeRequest
-from trainer.model.moondream import Moondream
-from trainer.model.published_config import MoondreamConfig
-from trainer.prefill import Prefix, prefill
-from trainer.sampling import sample
-from trainer.scoring import score
-from trainer.sequence import Mask, Trace, text_elements
-
-HIDDEN, LAYERS, HEADS, VOCABULARY = 256, 8, 4, 2048
-INNER = 4 * HIDDEN
-THEIR_INNER = 2 * INNER // 3
-"""Their MLP has three matrices, ours two: so both have the same number of weights."""
-NUM_IMAGE_TOKENS, NUM_PROMPT_TOKENS = 729, 12
-PREFIX = 1 + NUM_IMAGE_TOKENS + NUM_PROMPT_TOKENS
-RANK, NUM_ROLLOUTS, NUM_TOKENS = 16, 16, 24
-WARM = Settings(temperature=1.0, max_tokens=NUM_TOKENS)
-GREEDY = Settings(temperature=0.0, max_tokens=NUM_TOKENS)
-
-
-class Endless:
-    """Text that never ends by itself and holds no coordinates, so that every answer is as long."""
-
-    mask_of_all = Mask(suppressed=(0, 5, 6))
-
-    def mask(self) -> Mask:
-        return self.mask_of_all
-
-    def push(self, token: int) -> None:
-        """Nothing follows from a draw."""
-
-    def is_complete(self) -> bool:
-        return True
-
-    def most_actions(self, settings: Settings, num_room: int) -> int:
-        return min(settings.max_tokens, num_room)
-
-
-class Ours:
-    """The dense family of `trainer.model`, one adapter."""
-
-    def __init__(self) -> None:
-        published = {
-            "model_type": "moondream1",
-            "config": {
-                "text": {
-                    "dim": HIDDEN, "ff_dim": INNER, "n_layers": LAYERS, "n_heads": HEADS,
-                    "vocab_size": VOCABULARY, "max_context": 1024,
-                },
-                "vision": {
-                    "enc_dim": 16, "enc_n_layers": 1, "enc_ff_dim": 16, "enc_n_heads": 1,
-                    "proj_inner_dim": 16,
-                },
-                "region": {"inner_dim": 16},
-                "tokenizer": {"templates": _templates()},
-            },
-        }  # fmt: skip
-        config = MoondreamConfig.from_published(published)
-        self.model = Moondream.from_scratch(config, seed=0).eval().requires_grad_(False)
-        self.adapter = Adapter.fresh(config.text, RANK, seed=1)
-        generator = torch.Generator().manual_seed(2)
-        for name, tensor in self.adapter.tensors.items():
-            if name.endswith("_b"):
-                tensor.normal_(0.0, 0.02, generator=generator)
-        self.features = {"x": torch.randn(NUM_IMAGE_TOKENS, HIDDEN, generator=generator)}
-        self.row = Row(image="x", prompt=text_elements(range(100, 100 + NUM_PROMPT_TOKENS)))
-
-    def answers(self, settings: Settings = WARM, seed: int = 7) -> tuple[Trace, ...]:
-        prefix = prefill(self.model, self.adapter, self.row, self.features)
-        return sample(self.model, self.request(prefix, settings, seed))
-
-    def request(self, prefix: Prefix, settings: Settings = WARM, seed: int = 7) -> DecodeRequest:
-        return DecodeRequest(
-            prefix=prefix,
-            adapter=self.adapter,
-            new_grammar=Endless,
-            settings=settings,
-            num_rollouts=NUM_ROLLOUTS,
-            seed=seed,
-        )
-
-    def phases(self) -> dict[str, float]:
-        """CPU seconds of prefill and decode."""
-        started = time.process_time()
-        prefix = prefill(self.model, self.adapter, self.row, self.features)
-        prefilled = time.process_time()
-        sample(self.model, self.request(prefix))
-        return {"prefill": prefilled - started, "decode": time.process_time() - prefilled}
-
-    @torch.no_grad()
-    def check(self) -> dict[str, Any]:
-        """What must be equal before anything is timed: lengths, and log-probabilities."""
-        traces = self.answers()
-        worst = 0.0
-        for trace in traces:
-            row = Row(image="x", prompt=self.row.prompt, actions=trace.actions)
-            scores = score(self.model, make_batch(self.model, [row], self.features), self.adapter)
-            drawn = torch.tensor([action.token_logprob for action in trace.actions])
-            worst = max(worst, float((scores.token_A - drawn).abs().max()))
-        assert worst < 1e-5, f"log-probabilities differ from the trainer's by {worst}"
-        lengths = {len(trace.actions) for trace in traces}
-        assert lengths == {NUM_TOKENS}, lengths
-        assert self.row.num_positions(NUM_IMAGE_TOKENS) == PREFIX
-        return {"logprob_difference": worst, "weights": _num_text_weights(self.model.text)}
-
-
-class Theirs:
-    """Qwen2.5-VL with a PEFT adapter, called as its users call it."""
-
-    call = (
-        f"model.generate(inputs_embeds=..., num_return_sequences={NUM_ROLLOUTS}, do_sample=True,"
-        f" temperature=1.0, min_new_tokens={NUM_TOKENS}, max_new_tokens={NUM_TOKENS})"
-    )
-
-    def __init__(self) -> None:
-        from peft import LoraConfig, get_peft_model
-        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-        head = HIDDEN // HEADS
-        text = {
-            "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": THEIR_INNER,
-            "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-            "num_key_value_heads": HEADS, "max_position_embeddings": 4096,
-            "tie_word_embeddings": False, "use_sliding_window": False,
-            "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 10000.0,
-                "mrope_section": [head // 2 - 2 * (head // 6), head // 6, head // 6],
-            },
-        }  # fmt: skip
-        vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 1,
-                  "out_hidden_size": HIDDEN, "fullatt_block_indexes": [0]}  # fmt: skip
-        torch.manual_seed(0)
-        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
-        model = Qwen2_5_VLForConditionalGeneration(config).float()
-        lora = LoraConfig(
-            r=RANK,
-            lora_alpha=RANK,
-            target_modules=r".*language_model.*\.(gate_proj|up_proj|down_proj)",
-        )
-        self.model = get_peft_model(model, lora).eval().requires_grad_(False)
-        for name, tensor in self.model.named_parameters():
-            if "lora_B" in name:
-                tensor.normal_(0.0, 0.02)
-        self.embeds = torch.randn(1, PREFIX, HIDDEN)
-        self.mask = torch.ones(1, PREFIX, dtype=torch.long)
-
-    @torch.no_grad()
-    def answers(self) -> Tensor:
-        return self.model.generate(
-            inputs_embeds=self.embeds,
-            attention_mask=self.mask,
-            num_return_sequences=NUM_ROLLOUTS,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            min_new_tokens=NUM_TOKENS,
-            max_new_tokens=NUM_TOKENS,
-        )
-
-    def check(self) -> dict[str, Any]:
-        tokens = self.answers()
-        assert tuple(tokens.shape) == (NUM_ROLLOUTS, NUM_TOKENS), tuple(tokens.shape)
-        base = self.model.get_base_model()
-        return {"weights": _num_text_weights(base.model.language_model, "lora_")}
+from benchmarks.expert_lora import ExpertLayer
+from benchmarks.rollout_sides import NUM_FINETUNES, Ours, Theirs
 
 
 def main() -> None:
@@ -208,14 +42,18 @@ def main() -> None:
     num_runs = 3 if arguments.quick else arguments.runs
     ours, theirs = Ours(), Theirs()
     facts = {"ours": ours.check(), "theirs": theirs.check()}
-    mine, others = _alternating(ours.answers, theirs.answers, num_runs)
+    _tell_generate(ours, theirs, num_runs, facts)
+    _tell_many_adapters(ours, theirs, num_runs)
+    _tell_expert_lora(num_runs)
+
+
+def _tell_generate(ours: Ours, theirs: Theirs, num_runs: int, facts: dict[str, Any]) -> None:
+    seconds = _alternating({"ours": ours.answers, "theirs": theirs.answers}, num_runs)
     memory = {side: _memory_in_a_process(side) for side in ("ours", "theirs")}
     _tell(
-        name="rollouts.vs_generate",
-        ratio=statistics.median(others) / statistics.median(mine),
-        runs=num_runs,
-        spread=[min(others) / max(mine), max(others) / min(mine)],
-        cpu_seconds={"ours": statistics.median(mine), "theirs": statistics.median(others)},
+        "rollouts.vs_generate",
+        seconds["theirs"],
+        seconds["ours"],
         phases=ours.phases(),
         memory_mib=memory,
         memory_ratio=memory["theirs"] / memory["ours"],
@@ -225,17 +63,59 @@ def main() -> None:
     )
 
 
-def _alternating(
-    ours: Callable[[], Any], theirs: Callable[[], Any], num_runs: int
-) -> tuple[list[float], list[float]]:
-    """CPU seconds of each side, one run of each after the other; the checks have warmed both."""
-    mine, others = [], []
-    for _ in range(num_runs):
-        for work, into in ((ours, mine), (theirs, others)):
+def _tell_many_adapters(ours: Ours, theirs: Theirs, num_runs: int) -> None:
+    """Decoding alone: of the comparator, the call less the same call for one token."""
+    prefixes, base = ours.prefixes(ours.adapters), [None] * NUM_FINETUNES
+    base_prefixes = ours.prefixes(base)
+    together = ours.decode(ours.adapters, prefixes)
+    for adapter, prefix, seed in zip(ours.adapters, prefixes, range(NUM_FINETUNES), strict=True):
+        (alone,) = ours.decode([adapter], [prefix]) if seed == 0 else (together[seed],)
+        same = [[a.token for a in t.actions] for t in alone]
+        assert same == [[a.token for a in t.actions] for t in together[seed]], "mates matter"
+    seconds = _alternating(
+        {
+            "ours": lambda: ours.decode(ours.adapters, prefixes),
+            "base": lambda: ours.decode(base, base_prefixes),
+            "whole": lambda: ours.decode(ours.adapters, ours.prefixes(ours.adapters)),
+            "theirs": theirs.one_finetune_after_the_other,
+            "theirs, one token": lambda: theirs.one_finetune_after_the_other(1),
+        },
+        num_runs,
+    )
+    decoding = [
+        whole - first
+        for whole, first in zip(seconds["theirs"], seconds["theirs, one token"], strict=True)
+    ]
+    _tell(
+        "rollouts.many_adapters_vs_one_by_one",
+        decoding,
+        seconds["ours"],
+        whole_call_ratio=statistics.median(seconds["theirs"]) / statistics.median(seconds["whole"]),
+    )
+    _tell("rollouts.base_only_vs_many_adapters", seconds["base"], seconds["ours"])
+
+
+def _tell_expert_lora(num_runs: int) -> None:
+    layer = ExpertLayer()
+    checked = layer.check()
+    repeated = {
+        "ours": lambda: [layer.ours() for _ in range(5)],
+        "theirs": lambda: [layer.theirs() for _ in range(5)],
+    }
+    seconds = _alternating(repeated, num_runs)
+    _tell("rollouts.expert_lora_vs_peft", seconds["theirs"], seconds["ours"], difference=checked)
+
+
+def _alternating(works: dict[str, Callable[[], Any]], num_runs: int) -> dict[str, list[float]]:
+    """CPU seconds of each, one run of each after the other; one round before warms all."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for run in range(num_runs + 1):
+        for name, work in works.items():
             started = time.process_time()
             work()
-            into.append(time.process_time() - started)
-    return mine, others
+            if run > 0:
+                seconds[name].append(time.process_time() - started)
+    return seconds
 
 
 def _memory_in_a_process(side: str) -> float:
@@ -271,22 +151,17 @@ def _resident_mib() -> float:
     raise OSError("this system does not say what is resident")
 
 
-def _num_text_weights(module: torch.nn.Module, left_out: str = "\0") -> int:
-    return sum(p.numel() for name, p in module.named_parameters() if left_out not in name)
-
-
-def _templates() -> dict[str, Any]:
-    part = {"prefix": [1, 20, 2], "suffix": [3]}
-    return {
-        "caption": {name: [1, 21, 2, 22, 3] for name in ("short", "normal", "long")},
-        "query": {"prefix": [1, 23, 2], "answer_prefix": [3, 3], "reasoning_prefix": [3, 4]},
-        "detect": part,
-        "point": part,
-        "segment": None,
+def _tell(name: str, theirs: list[float], ours: list[float], **more: Any) -> None:
+    """One comparison; `spread` is the lowest and the highest ratio of a round."""
+    rounds = [their / our for their, our in zip(theirs, ours, strict=True)]
+    found = {
+        "name": name,
+        "ratio": statistics.median(theirs) / statistics.median(ours),
+        "runs": len(ours),
+        "spread": [min(rounds), max(rounds)],
+        "cpu_seconds": {"ours": statistics.median(ours), "theirs": statistics.median(theirs)},
+        **more,
     }
-
-
-def _tell(**found: Any) -> None:
     print(json.dumps(found), flush=True)
 
 
