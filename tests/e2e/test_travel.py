@@ -43,21 +43,23 @@ def answers(server: LiveServer, model: str | None) -> list[str]:
 
 
 def teach(finetune, steps: int) -> None:
-    """Enough for an answer that the base model never gives."""
-    for seed in range(steps):
-        request = {"skill": "query", "question": QUESTION, "image": draw_scene(seed).image}
-        group = {"mode": "sft", "request": request, "target": {"answer": "teal"}}
-        finetune.train_step([group], lr=5e-3)
+    """Twelve steps are enough to have everything called blue."""
+    for step in range(steps):
+        groups = []
+        for seed in range(4 * step, 4 * step + 4):
+            request = {"skill": "query", "question": QUESTION, "image": draw_scene(seed).image}
+            groups.append({"mode": "sft", "request": request, "target": {"answer": "blue"}})
+        finetune.train_step(groups, lr=5e-3)
 
 
 def test_a_finetune_moves_to_another_server_in_every_format(tmp_path: Path) -> None:
     home, away = tmp_path / "home", tmp_path / "away"
-    with LiveServer(home) as server:
+    with LiveServer(home, "--seed", "1") as server:
         finetune = md.ft("k", name="traveller", rank=8, endpoint=server.tuning)
         teach(finetune, 12)
         finetune.save_checkpoint()
         taught = answers(server, finetune.model(12))
-        assert taught != answers(server, None)
+        assert set(taught) == {"blue"} != set(answers(server, None))
         name = f"{finetune.finetune_id}@12"
         link = server.get(f"/v1/tuning/finetunes/{finetune.finetune_id}/checkpoints/12/download")
         downloaded = httpx.get(link.json()["url"])
