@@ -68,7 +68,7 @@ MUTATIONS = tuple(Mutation(name, file, *edits) for name, file, *edits in (
     ("adapter: no down factors in experts", "moe.py",
      "self._lowered(activated, counts, adapter, slots)", "self.fc2(activated, counts)"),
     ("adapter: no down factors in dense layers", "mlp.py",
-     "out = out + low_rank(activated, adapter.down_a, adapter.down_b, adapter.adapter_B)", "pass"),
+     "out = out + low_rank(activated, adapter.down_a, adapter.down_b, adapter.rows)", "pass"),
     ("dense MLP: erf GELU for tanh", "mlp.py",
      "functional.gelu(inner, approximate=self.gelu)", "functional.gelu(inner)"),
     ("region: layer norm skipped", "region.py",

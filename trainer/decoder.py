@@ -163,8 +163,7 @@ class Decoder:
             self._cache = self._adapter = self._hidden_ND = None
             return
         self._cache = self._cache.select(rows)
-        if isinstance(self._adapter, AdapterStack):
-            self._adapter = self._adapter.select(rows)
+        self._adapter = self._adapter_of_rows()
 
     def _step(self) -> None:
         """One position more for every row."""
@@ -180,11 +179,16 @@ class Decoder:
         self._hidden_ND = hidden_N1D[:, 0]
 
     def _adapter_of_rows(self) -> TextAdapter | None:
+        """What serves the rows: one adapter, or the stack that there is, or a new one."""
         adapters = [row.group.request.adapter for row in self._rows]
         if all(adapter is adapters[0] for adapter in adapters):
             return adapters[0]
-        device = self._model.text.wte.device
-        return AdapterStack(self._model.config.text, adapters, device=device)
+        if isinstance(self._adapter, AdapterStack):
+            known = self._adapter.of_rows(adapters)
+            if known is not None:
+                return known
+        wte = self._model.text.wte
+        return AdapterStack(self._model.config.text, adapters, device=wte.device, dtype=wte.dtype)
 
 
 def _traces(group: _Group) -> tuple[Trace, ...]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer.model.config import TextConfig
+from trainer.model.lora_hook import AdapterRows
 
 FACTORS = ("up_a", "up_b", "down_a", "down_b")
 
@@ -31,7 +32,7 @@ class LoraLayer:
     up_b: Tensor
     down_a: Tensor
     down_b: Tensor
-    adapter_B: Tensor | None = None
+    rows: AdapterRows | None = None
 
 
 class Adapter:
@@ -51,10 +52,7 @@ class Adapter:
         self._config = config
         self.rank = rank
         self.tensors = {name: tensors[name] for name in shapes}
-        self._layers = [
-            LoraLayer(**{f: self.tensors[f"{layer_name(config, i)}.{f}"] for f in FACTORS})
-            for i in range(config.n_layers)
-        ]
+        self._layers = [self._layer_of(layer_name(config, i)) for i in range(config.n_layers)]
 
     @classmethod
     def fresh(
@@ -74,6 +72,10 @@ class Adapter:
 
     def layer(self, index: int) -> LoraLayer:
         return self._layers[index]
+
+    def _layer_of(self, name: str) -> LoraLayer:
+        up_a, up_b, down_a, down_b = (self.tensors[f"{name}.{factor}"] for factor in FACTORS)
+        return LoraLayer(up_a=up_a, up_b=up_b, down_a=down_a, down_b=down_b)
 
     def to(self, device: torch.device | str) -> Adapter:
         """The same adapter on a device."""

@@ -1,8 +1,9 @@
 """Several adapters in one forward pass: their factors side by side, and which one each row uses.
 
 Ranks may differ; smaller ones are filled up with zeros, which add nothing. A row without an adapter
-uses zeros all through. For decoding, where rows have one position each: factors are gathered per
-row (and per expert), so that one batched product serves all of them.
+uses zeros all through. Rows are laid out by adapter and multiplied where the factors are; only in
+expert layers factors are gathered, per row and expert, so this is for decoding, where rows have one
+position each.
 
 Letters: N adapters, B rows, D width, F dense inner width, I expert inner width, E experts,
 R largest rank, P largest rank per expert.
@@ -10,8 +11,9 @@ R largest rank, P largest rank per expert.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from torch.nn import functional
 
 from trainer.adapters.lora import FACTORS, Adapter
 from trainer.model.config import TextConfig
+from trainer.model.lora_hook import AdapterRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,32 +36,39 @@ class StackedLayer:
     up_b: Tensor
     down_a: Tensor
     down_b: Tensor
-    adapter_B: Tensor
+    rows: AdapterRows
 
 
 class AdapterStack:
     """The adapters of the rows of a batch."""
 
     def __init__(
-        self, config: TextConfig, adapters: Sequence[Adapter | None], *, device: torch.device
+        self,
+        config: TextConfig,
+        adapters: Sequence[Adapter | None],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
     ):
         """Stack the distinct ones.
 
         Args:
-            adapters: One per row; None for rows of the base model.
+            adapters: One per row; None for rows of the base model. Not all are None.
+            dtype: What the rows are computed in.
         """
-        distinct: list[Adapter | None] = []
+        self._distinct: list[Adapter | None] = []
         index_of: dict[int, int] = {}
         for adapter in adapters:
             if id(adapter) not in index_of:
-                index_of[id(adapter)] = len(distinct)
-                distinct.append(adapter)
-        self._adapter_B = torch.tensor([index_of[id(a)] for a in adapters], device=device)
-        largest = max((a for a in distinct if a is not None), key=lambda adapter: adapter.rank)
+                index_of[id(adapter)] = len(self._distinct)
+                self._distinct.append(adapter)
+        indexes = [index_of[id(adapter)] for adapter in adapters]
+        rows = AdapterRows.of(indexes, len(self._distinct), device=device)
+        largest = max((a for a in self._distinct if a is not None), key=lambda a: a.rank)
         self._layers = [
             StackedLayer(
-                **{factor: _stacked(distinct, largest, index, factor) for factor in FACTORS},
-                adapter_B=self._adapter_B,
+                **{f: _stacked(self._distinct, largest, index, f).to(dtype) for f in FACTORS},
+                rows=rows,
             )
             for index in range(config.n_layers)
         ]
@@ -66,12 +76,16 @@ class AdapterStack:
     def layer(self, index: int) -> StackedLayer:
         return self._layers[index]
 
-    def select(self, rows: Sequence[int]) -> AdapterStack:
-        """The same factors for the given rows only."""
-        kept = self._adapter_B[torch.tensor(rows, device=self._adapter_B.device)]
-        chosen = object.__new__(AdapterStack)
-        chosen._adapter_B = kept
-        chosen._layers = [_with_rows(layer, kept) for layer in self._layers]
+    def of_rows(self, adapters: Sequence[Adapter | None]) -> AdapterStack | None:
+        """The same factors for other rows; None if one of their adapters is not among these."""
+        index_of = {id(adapter): index for index, adapter in enumerate(self._distinct)}
+        if any(id(adapter) not in index_of for adapter in adapters):
+            return None
+        device = self._layers[0].rows.adapter_B.device
+        indexes = [index_of[id(adapter)] for adapter in adapters]
+        rows = AdapterRows.of(indexes, len(self._distinct), device=device)
+        chosen = copy.copy(self)
+        chosen._layers = [replace(layer, rows=rows) for layer in self._layers]
         return chosen
 
 
@@ -91,8 +105,3 @@ def _stacked(
         missing = like.shape[rank_axis] - tensor.shape[rank_axis]
         found.append(functional.pad(tensor, (0, 0, 0, missing) if is_a else (0, missing)))
     return torch.stack(found)
-
-
-def _with_rows(layer: StackedLayer, adapter_B: Tensor) -> StackedLayer:
-    factors = {factor: getattr(layer, factor) for factor in FACTORS}
-    return StackedLayer(**factors, adapter_B=adapter_B)

@@ -5,9 +5,44 @@ Letters: D width, F dense inner width, I expert inner width, E experts, R rank, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRows:
+    """Which of N adapters each row of a batch uses, and how rows are laid out by adapter.
+
+    Attributes:
+        adapter_B: [B] int64.
+        padded_NG: [N, G] int64, the rows of each adapter; any row where one has fewer than G.
+        place_B: [B] int64, where each row stands in `padded_NG`, flattened.
+    """
+
+    adapter_B: torch.Tensor
+    padded_NG: torch.Tensor
+    place_B: torch.Tensor
+
+    @classmethod
+    def of(cls, adapters: Sequence[int], num_adapters: int, *, device: torch.device) -> AdapterRows:
+        """The layout of rows that use these of N adapters."""
+        rows_of: list[list[int]] = [[] for _ in range(num_adapters)]
+        for row, adapter in enumerate(adapters):
+            rows_of[adapter].append(row)
+        width = max(len(rows) for rows in rows_of)
+        padded = [rows + [0] * (width - len(rows)) for rows in rows_of]
+        place = [0] * len(adapters)
+        for adapter, rows in enumerate(rows_of):
+            for column, row in enumerate(rows):
+                place[row] = adapter * width + column
+        return cls(
+            adapter_B=torch.tensor(adapters, device=device),
+            padded_NG=torch.tensor(padded, device=device),
+            place_B=torch.tensor(place, device=device),
+        )
 
 
 class LayerAdapter(Protocol):
@@ -16,8 +51,8 @@ class LayerAdapter(Protocol):
     Shapes: dense layer up_a [R, D], up_b [F, R], down_a [R, F], down_b [D, R];
     expert layer up_a [E, P, D], up_b [E, 2I, P], down_a [E, P, I], down_b [E, D, P].
 
-    Where rows have different adapters, an axis of N adapters stands in front of each, and
-    `adapter_B` [B] int64 says which one a row uses; else it is None.
+    Where rows have different adapters, an axis of N adapters stands in front of each, and `rows`
+    says which one a row uses; else it is None.
     """
 
     @property
@@ -29,7 +64,7 @@ class LayerAdapter(Protocol):
     @property
     def down_b(self) -> torch.Tensor: ...
     @property
-    def adapter_B(self) -> torch.Tensor | None: ...  # noqa: N802 (shape suffix)
+    def rows(self) -> AdapterRows | None: ...
 
 
 class TextAdapter(Protocol):

@@ -9,28 +9,32 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.model.lora_hook import LayerAdapter
+from trainer.model.lora_hook import AdapterRows, LayerAdapter
 
 
 def low_rank(
-    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, adapter_B: torch.Tensor | None = None
+    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: AdapterRows | None = None
 ) -> torch.Tensor:
     """B (A x), with the adapter's masters cast to the dtype of the activations.
 
+    With several adapters the rows are laid out by adapter, so that each is multiplied where its
+    factors are; what is copied are activations.
+
     Args:
-        x: [..., in]; with `adapter_B` [B, T, in].
-        a: [R, in], or [N, R, in] with `adapter_B`.
+        x: [..., in]; with `rows` [B, T, in].
+        a: [R, in], or [N, R, in] with `rows`.
         b: [out, R], or [N, out, R].
-        adapter_B: [B] which of N adapters each row uses.
 
     Returns:
         [..., out].
     """
     a, b = a.to(x.dtype), b.to(x.dtype)
-    if adapter_B is None:
+    if rows is None:
         return functional.linear(functional.linear(x, a), b)
-    inner_BTR = torch.bmm(x, a[adapter_B].transpose(1, 2))
-    return torch.bmm(inner_BTR, b[adapter_B].transpose(1, 2))
+    num_adapters, width = rows.padded_NG.shape
+    by_adapter = x[rows.padded_NG].view(num_adapters, width * x.shape[1], x.shape[2])
+    out = torch.bmm(torch.bmm(by_adapter, a.transpose(1, 2)), b.transpose(1, 2))
+    return out.view(num_adapters * width, x.shape[1], -1)[rows.place_B]
 
 
 class DenseMlp(nn.Module):
@@ -49,9 +53,9 @@ class DenseMlp(nn.Module):
         """
         inner = self.fc1(x)
         if adapter is not None:
-            inner = inner + low_rank(x, adapter.up_a, adapter.up_b, adapter.adapter_B)
+            inner = inner + low_rank(x, adapter.up_a, adapter.up_b, adapter.rows)
         activated = functional.gelu(inner, approximate=self.gelu)
         out = self.fc2(activated)
         if adapter is not None:
-            out = out + low_rank(activated, adapter.down_a, adapter.down_b, adapter.adapter_B)
+            out = out + low_rank(activated, adapter.down_a, adapter.down_b, adapter.rows)
         return out

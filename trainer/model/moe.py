@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.model.config import MoeConfig
-from trainer.model.lora_hook import LayerAdapter
+from trainer.model.lora_hook import AdapterRows, LayerAdapter
 
 
 def widened(weight_fp8: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -149,7 +149,7 @@ class MoeMlp(nn.Module):
         if adapter is None:
             return self.fc1(x_S, counts)
         a, b = adapter.up_a, adapter.up_b
-        return _adapted(self.fc1, x_S, counts, a, b, adapter.adapter_B, slots)
+        return _adapted(self.fc1, x_S, counts, a, b, adapter.rows, slots)
 
     def _lowered(
         self, x_S: torch.Tensor, counts: list[int], adapter: LayerAdapter | None, slots: _Slots
@@ -157,7 +157,7 @@ class MoeMlp(nn.Module):
         if adapter is None:
             return self.fc2(x_S, counts)
         a, b = adapter.down_a, adapter.down_b
-        return _adapted(self.fc2, x_S, counts, a, b, adapter.adapter_B, slots)
+        return _adapted(self.fc2, x_S, counts, a, b, adapter.rows, slots)
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,14 @@ def _adapted(
     counts: list[int],
     a: torch.Tensor,
     b: torch.Tensor,
-    adapter_B: torch.Tensor | None,
+    rows: AdapterRows | None,
     slots: _Slots,
 ) -> torch.Tensor:
     """The experts' matrices with low-rank factors: one adapter for all rows, or one per row."""
     a, b = a.to(x_S.dtype), b.to(x_S.dtype)
-    if adapter_B is None:
+    if rows is None:
         return experts(x_S, counts, a.unbind(0), b.unbind(0))
-    of_slot_S = adapter_B[slots.row_S], slots.expert_S
+    of_slot_S = rows.adapter_B[slots.row_S], slots.expert_S
     inner_SP = torch.bmm(a[of_slot_S], x_S[..., None])
     return experts(x_S, counts) + torch.bmm(b[of_slot_S], inner_SP)[..., 0]
 

@@ -36,7 +36,7 @@ class FileAdapter:
         for name, tensor in tensors.items():
             _, kind, index, factor = name.split(".")
             layer = int(index) + (first_expert_layer if kind == "moe" else 0)
-            setattr(self.layers.setdefault(layer, SimpleNamespace(adapter_B=None)), factor, tensor)
+            setattr(self.layers.setdefault(layer, SimpleNamespace(rows=None)), factor, tensor)
 
     def layer(self, index: int) -> SimpleNamespace | None:
         return self.layers.get(index)

@@ -59,7 +59,7 @@ def random_adapter(
             name: (0.2 * torch.randn(shape, generator=generator)).to(dtype).requires_grad_()
             for name, shape in shapes.items()
         }
-        layers.append(SimpleNamespace(**factors, adapter_B=None))
+        layers.append(SimpleNamespace(**factors, rows=None))
     return SimpleNamespace(layer=lambda index: layers[index], layers=layers)
 
 

@@ -39,7 +39,7 @@ class NaiveAdapter:
         for name, tensor in tensors.items():
             _, kind, index, factor = name.split(".")
             layer = int(index) + (moe.start_layer if kind == "moe" and moe is not None else 0)
-            setattr(self.layers.setdefault(layer, SimpleNamespace(adapter_B=None)), factor, tensor)
+            setattr(self.layers.setdefault(layer, SimpleNamespace(rows=None)), factor, tensor)
 
     def layer(self, index: int) -> Any:
         return self.layers[index]

@@ -266,12 +266,13 @@ class TestStack:
         tokens_BT = torch.randint(
             20, 200, (len(rows), 3), generator=torch.Generator().manual_seed(5)
         )
-        stack = AdapterStack(config, rows, device=CPU)
+        stack = AdapterStack(config, rows, device=CPU, dtype=torch.float64)
         together = self.hidden(model, stack, tokens_BT)
         alone = torch.cat([self.hidden(model, a, tokens_BT[i : i + 1]) for i, a in enumerate(rows)])
         assert torch.allclose(together, alone, atol=1e-12)
         kept = [1, 3, 4]
-        fewer = self.hidden(model, stack.select(kept), tokens_BT[kept])
+        fewer = self.hidden(model, stack.of_rows([rows[i] for i in kept]), tokens_BT[kept])
         assert torch.allclose(fewer, alone[kept], atol=1e-12)
+        assert stack.of_rows([one, Adapter.fresh(config, 8, seed=9)]) is None
         swapped = self.hidden(model, one, tokens_BT[:1])
         assert not torch.allclose(alone[0], swapped[0], atol=1e-3)
