@@ -204,6 +204,12 @@ class TrainerEngine:
         """Forget what memory holds of a finetune."""
         self._bank.drop(finetune_id)
 
+    def release_memory(self) -> None:
+        """Give up what can be computed again, after the device ran out of memory."""
+        self._prefixes.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _prefix(
         self,
         ref: AdapterRef | None,

@@ -89,6 +89,11 @@ class PrefixStore:
         while self._num_bytes > self._budget_bytes:
             self._forget(next(iter(self._kept)))
 
+    def clear(self) -> None:
+        """Give up everything that is kept."""
+        self._kept.clear()
+        self._num_bytes = 0
+
     def _forget(self, key: Hashable) -> None:
         dropped = self._kept.pop(key, None)
         if dropped is not None:

@@ -87,7 +87,7 @@ def _answer(engine: TrainerEngine, message: Message) -> dict[str, Any]:
     except EngineError as error:
         return _error(error)
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
+        engine.release_memory()
         return _error(
             RequestRefused(
                 "This call does not fit the accelerator's memory; send fewer groups or rollouts "

@@ -119,3 +119,10 @@ def test_the_store_keeps_to_its_budget_and_to_what_was_used_last():
     assert [name for name in "abcd" if store.get(name) is not None] == ["a", "d"]
     store.put("huge", prefix_of(9))
     assert [name for name in ("a", "d", "huge") if store.get(name) is not None] == ["a", "d"]
+
+
+def test_what_is_kept_is_given_up_when_memory_is_short(engine, prefills):
+    make(engine)
+    engine.release_memory()
+    make(engine)
+    assert len(prefills) == 2
