@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "MOONTUNE_"
+DATABASE_FILE = "moontune.db"
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -140,7 +141,7 @@ class ServerConfig(BaseSettings):
         """The database to use."""
         if self.database_url is not None:
             return self.database_url
-        return f"sqlite:///{self.data_dir.resolve() / 'moontune.db'}"
+        return f"sqlite:///{self.data_dir.resolve() / DATABASE_FILE}"
 
     @property
     def is_open(self) -> bool:

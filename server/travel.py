@@ -20,7 +20,7 @@ from contract.engine import AdapterRef, FileRef
 from contract.ids import CheckpointName
 from server.api.auth import DEFAULT_ACCOUNT
 from server.children import module_command, module_environment
-from server.config import ServerConfig
+from server.config import DATABASE_FILE, ServerConfig
 from server.data_lock import DataDirectoryError, lock_data_directory
 from server.db import checkpoints, finetunes, migrate
 from server.db.connection import Database
@@ -60,10 +60,14 @@ def export_checkpoint(config: ServerConfig, name: str, *, to: str, out: Path) ->
     wanted = CheckpointName.parse(name)
     if wanted is None:
         raise TravelError(f"{name} names no saved checkpoint; write FINETUNE_ID@STEP.")
-    with _open_database(config) as database:
-        adapter, base_digest = database.read_blocking(_saved, wanted)
+    if config.database_url is None and not (config.data_dir / DATABASE_FILE).is_file():
+        raise TravelError(
+            f"{config.data_dir} is not the data directory of a server; name it with --data-dir."
+        )
     if out.exists():
         raise TravelError(f"{out} exists already; name something that does not.")
+    with _open_database(config) as database:
+        adapter, base_digest = database.read_blocking(_saved, wanted)
     weights = StateFiles(config.data_dir).absolute(adapter.weights)
     facts = {
         "to": to,

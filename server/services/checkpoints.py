@@ -6,6 +6,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from ulid import ULID
 
+from contract.engine import FileRef
 from server.db import checkpoints, train_steps
 from server.db.connection import Database
 from server.db.models import Checkpoint, Finetune
@@ -61,32 +62,26 @@ def _save(session: Session, account_id: str, finetune_id: str) -> Checkpoint:
     existing = checkpoints.find_living(session, finetune.id, finetune.step)
     if existing is not None:
         return existing
-    at_ms = now_ms()
-    finetune.updated_at_ms = at_ms
-    checkpoint = Checkpoint(
-        id=str(ULID()),
-        finetune_id=finetune.id,
-        step=finetune.step,
-        weights_path=newest.weights_path,
-        weights_digest=newest.weights_digest,
-        weights_num_bytes=newest.weights_num_bytes,
-        created_at_ms=at_ms,
-        updated_at_ms=at_ms,
-    )
-    session.add(checkpoint)
+    checkpoint = _pin(session, finetune, newest.weights)
+    finetune.updated_at_ms = checkpoint.updated_at_ms
     return checkpoint
 
 
 def save_origin(session: Session, finetune: Finetune) -> Checkpoint:
     """Save step 0 of a finetune that was imported, so that it can be used before it is trained."""
+    return _pin(session, finetune, finetune.origin_weights)
+
+
+def _pin(session: Session, finetune: Finetune, weights: FileRef | None) -> Checkpoint:
+    """Make the checkpoint of the step that a finetune is at."""
     at_ms = now_ms()
     checkpoint = Checkpoint(
         id=str(ULID()),
         finetune_id=finetune.id,
-        step=0,
-        weights_path=finetune.origin_weights_path,
-        weights_digest=finetune.origin_weights_digest,
-        weights_num_bytes=finetune.origin_weights_num_bytes,
+        step=finetune.step,
+        weights_path=weights and weights.path,
+        weights_digest=weights and weights.digest,
+        weights_num_bytes=weights and weights.num_bytes,
         created_at_ms=at_ms,
         updated_at_ms=at_ms,
     )

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from examples.shapes import draw_scene
+from server.config import ServerConfig
+from server.db import migrate
 from tests.live import ROOT, LiveServer
 
 pytestmark = pytest.mark.e2e
@@ -106,6 +108,11 @@ def test_a_finetune_moves_to_another_server_in_every_format(tmp_path: Path) -> N
 
 def test_what_cannot_travel_says_why(tmp_path: Path) -> None:
     data = tmp_path / "data"
+    nowhere = moontune("export", "0" * 26 + "@3", tmp_path / "out", "--data-dir", tmp_path / "no")
+    assert nowhere.returncode == 1
+    assert "no is not the data directory of a server; name it with --data-dir." in nowhere.stderr
+    assert not (tmp_path / "no").exists()
+    migrate.upgrade(ServerConfig(data_dir=data))
     nothing = moontune("export", "0" * 26 + "@3", tmp_path / "out", "--data-dir", data)
     assert nothing.returncode == 1
     assert nothing.stderr == ("moontune: There is no such finetune. It may have been deleted.\n")
