@@ -93,14 +93,17 @@ class DecodeCache:
     @property
     def length(self) -> int:
         """Positions before the next one, of the longest row."""
-        return int(self.positions_B1.max())
+        return max(self._positions())
 
     @property
     def positions_B1(self) -> torch.Tensor:  # noqa: N802 (shape suffix)
         """[B, 1] the position that each row fills next."""
+        return torch.tensor(self._positions(), device=self._lengths_B.device)[:, None]
+
+    def _positions(self) -> list[int]:
+        """Known to the host, so that asking does not wait for the device."""
         prompts = [p.length for p in self.prompts for _ in range(p.num_rows)]
-        positions = [p + own for p, own in zip(prompts, self.lengths, strict=True)]
-        return torch.tensor(positions, device=self._lengths_B.device)[:, None]
+        return [prompt + own for prompt, own in zip(prompts, self.lengths, strict=True)]
 
     def attend(
         self,
