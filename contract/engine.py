@@ -6,7 +6,7 @@ it was told to write, and says what they hash to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -158,12 +158,30 @@ class StepTrained:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Answer one request for inference; `adapter` None is the base model."""
+    """Answer one request for inference; `adapter` None is the base model.
+
+    With `is_streamed`, what the answer gains is told while it grows.
+    """
 
     adapter: AdapterRef | None
     request: SkillRequest
     settings: Settings
     seed: int
+    is_streamed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerDelta:
+    """What a streamed answer gained.
+
+    Attributes:
+        text: Of a query's answer, a caption or a path, never a part of a character. All texts of
+            an answer joined are that field of its output.
+        bbox: Of a segment, once, in front of its path.
+    """
+
+    text: str = ""
+    bbox: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +235,13 @@ class Engine(Protocol):
         """Compute one step; when this returns, its files are durable."""
         ...
 
-    async def answer(self, command: Answer, images: Sequence[Pixels]) -> Answered:
-        """Answer one inference request."""
+    async def answer(
+        self,
+        command: Answer,
+        images: Sequence[Pixels],
+        on_delta: Callable[[AnswerDelta], None] | None = None,
+    ) -> Answered:
+        """Answer one inference request; `on_delta` hears of a streamed one while it grows."""
         ...
 
     async def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:

@@ -2,14 +2,19 @@
 
     API    -> worker   {"kind": "call", "id": n, "verb": ..., "command": ..., "images": [...]}
                        and the pixels of the images as blobs
+    API    -> worker   {"kind": "cancel", "id": n}   nobody waits for this call any more
     API    -> worker   {"kind": "stop"}
     worker -> API      {"kind": "loading", "text": ...}            any number, before ready
     worker -> API      {"kind": "ready", "epoch": n, "model": ...} once
     worker -> API      {"kind": "result", "id": n, "epoch": n, "result": ...}
     worker -> API      {"kind": "error", "id": n, "epoch": n, "error": ...}
                        with {"type", "message", "code", "loc"} as error
+    worker -> API      {"kind": "delta", "id": n, "epoch": n, "delta": ...}  of a streamed answer,
+                       before its result
+    worker -> API      {"kind": "stats", "epoch": n, "stats": ...}  now and then, after ready
 
-Every call gets exactly one result or error, or the socket ends.
+Results come in the order in which work ends, not in that of the calls. Every call gets exactly one
+result or error, also one that was cancelled, or the socket ends.
 """
 
 from __future__ import annotations
