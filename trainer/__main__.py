@@ -19,6 +19,7 @@ from contract.messages import EXIT_REFUSED
 from trainer.catalog.store import find_model
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine, warm_up
 from trainer.loading import LoadError, in_percent, load
+from trainer.shares import DEFAULT_TRAIN_SHARE
 from trainer.worker import Connection, run_worker
 
 _PR_SET_PDEATHSIG = 1
@@ -47,7 +48,11 @@ def main() -> int:
             dtype=arguments.dtype,
             on_progress=in_percent(lambda text: tell(f"loading {name}: {text}")),
         )
-        engine = TrainerEngine(loaded, micro_batch_tokens=arguments.micro_batch_tokens)
+        engine = TrainerEngine(
+            loaded,
+            micro_batch_tokens=arguments.micro_batch_tokens,
+            train_share=arguments.train_share,
+        )
         warm_up(engine)
         run_worker(connection, engine, epoch=arguments.epoch)
     except LoadError as error:
@@ -75,6 +80,12 @@ def _parse() -> argparse.Namespace:
         type=int,
         default=DEFAULT_MICRO_BATCH_TOKENS,
         help="positions that a train step computes at once",
+    )
+    parser.add_argument(
+        "--train-share",
+        type=float,
+        default=DEFAULT_TRAIN_SHARE,
+        help="part of the device's time for training while answers are waiting, too",
     )
     return parser.parse_args()
 

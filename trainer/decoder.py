@@ -1,11 +1,12 @@
 """The decoder: answers of any requests, skills and adapters grow together, one position a tick.
 
-    decoder.add(request)             joins at the next tick
-    decoder.tick()                   one position for every rollout; returns what has ended
+    decoder.add(request)             its rollouts join as soon as there is room
+    decoder.tick()                   one position for every row; returns what has ended
 
 Each rollout is what it would be alone, whatever else shares the ticks: draws depend on (seed,
 rollout, position), rows of a prompt read its keys and values in place, and every row has its own
-adapter. A request leaves when its last rollout has ended; ended rollouts leave at once.
+adapter. Ended rollouts leave at once, and others join at any tick. A rollout joins when the pool
+can promise it all the blocks that it may fill; none ever has to stop for memory.
 
 Letters: N rows, D width.
 """
@@ -13,8 +14,9 @@ Letters: N rows, D width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,8 +25,10 @@ from contract.skills import FinishReason, Settings
 from trainer.adapters.lora import Adapter
 from trainer.adapters.stack import AdapterStack
 from trainer.batching import embed_elements
-from trainer.drawing import GREEDY_BELOW, Heat, Rollout, draw
-from trainer.model.decode_cache import DecodeCache
+from trainer.counters import Counters
+from trainer.drawing import Heat, Rollout, draw
+from trainer.model.decode_cache import DecodeCache, Suffix
+from trainer.model.kv_blocks import BlockPool, num_blocks_for
 from trainer.model.lora_hook import TextAdapter
 from trainer.model.moondream import Moondream
 from trainer.prefill import Prefix
@@ -32,6 +36,8 @@ from trainer.sequence import Trace
 from trainer.skills.base import Grammar
 
 Ticket = int
+
+DEFAULT_MAX_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,9 @@ class DecodeRequest:
         settings: With temperature below 1e-4 all rollouts are equal and computed once.
         num_rollouts: At least one.
         seed: 64 bits.
+        shared_as: Greedy requests that are equal in everything have equal keys; one that comes
+            while another runs takes its answer. None: shared with nobody.
+        on_draw: Hears of a single rollout after each of its draws.
     """
 
     prefix: Prefix
@@ -53,32 +62,60 @@ class DecodeRequest:
     settings: Settings
     num_rollouts: int
     seed: int
+    shared_as: Hashable = None
+    on_draw: Callable[[Rollout], None] | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class _Group:
-    """The rollouts of one request."""
+    """The rollouts of one request, or of equal greedy ones: `tickets` are who takes them."""
 
-    ticket: Ticket
     request: DecodeRequest
     rollouts: list[Rollout]
     limit: int
+    tickets: dict[Ticket, DecodeRequest] = field(default_factory=dict)
+    num_joined: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        return all(rollout.finish_reason is not None for rollout in self.rollouts)
 
 
-@dataclass(kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class _Row:
     """A rollout that is still growing."""
 
     group: _Group
     rollout: Rollout
+    suffix: Suffix
 
 
 class Decoder:
-    """Rows that grow together."""
+    """Rows that grow together.
 
-    def __init__(self, model: Moondream):
+    Args:
+        pool: Of the keys and values of answers.
+        max_rows: At once.
+        row_buckets: Numbers of rows that a step is filled up to, ascending, so that few shapes
+            occur; none fills nothing up.
+    """
+
+    def __init__(
+        self,
+        model: Moondream,
+        pool: BlockPool,
+        *,
+        max_rows: int = DEFAULT_MAX_ROWS,
+        row_buckets: Sequence[int] = (),
+    ):
         self._model = model
+        self._pool = pool
+        self._max_rows = max_rows
+        self._row_buckets = row_buckets
         self._tickets = itertools.count()
+        self._joining: deque[_Group] = deque()
+        self._groups: dict[Ticket, _Group] = {}
+        self._shared: dict[Hashable, _Group] = {}
         self._rows: list[_Row] = []
         self._cache: DecodeCache | None = None
         self._adapter: TextAdapter | None = None
@@ -86,35 +123,83 @@ class Decoder:
 
     @property
     def num_rows(self) -> int:
-        """Rollouts that are still growing."""
+        """Rollouts that are growing."""
         return len(self._rows)
 
+    @property
+    def num_joining(self) -> int:
+        """Requests of which rollouts still wait for room."""
+        return len(self._joining)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing grows or waits."""
+        return not self._groups
+
+    def shares(self, key: Hashable) -> bool:
+        """Whether a greedy request with this key runs, whose answer another may take."""
+        return key is not None and key in self._shared
+
     def add(self, request: DecodeRequest) -> Ticket:
-        """Let a request join.
+        """Let a request join; those that came before it join first.
 
         Raises:
-            ValueError: Its prompt leaves no room in the context.
+            ValueError: Its prompt leaves no room in the context, or one of its rollouts may take
+                more than the whole pool.
         """
-        group = self._group(request)
-        rows = [_Row(group=group, rollout=rollout) for rollout in group.rollouts]
-        cache = DecodeCache.continuing([(request.prefix.cache, len(rows))], capacity=group.limit)
-        hidden_ND = request.prefix.last_hidden_D.expand(len(rows), -1)
-        if self._cache is None or self._hidden_ND is None:
-            self._cache, self._hidden_ND = cache, hidden_ND
-        else:
-            self._cache = self._cache.joined(cache)
-            self._hidden_ND = torch.cat((self._hidden_ND, hidden_ND))
-        self._rows += rows
-        self._adapter = self._adapter_of_rows()
-        return group.ticket
+        if self.shares(request.shared_as):
+            return self.share(request)
+        group, ticket = self._group(request), next(self._tickets)
+        group.tickets[ticket] = request
+        self._groups[ticket] = group
+        self._joining.append(group)
+        if request.shared_as is not None:
+            self._shared[request.shared_as] = group
+        return ticket
+
+    def share(self, request: DecodeRequest) -> Ticket:
+        """Let a greedy request take the answer of the equal one that runs."""
+        ticket = next(self._tickets)
+        group = self._shared[request.shared_as]
+        group.tickets[ticket] = request
+        self._groups[ticket] = group
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a request; its rows leave unless another takes them. Harmless after its end."""
+        group = self._groups.pop(ticket, None)
+        if group is None:
+            return
+        del group.tickets[ticket]
+        if not group.tickets:
+            self._leave(group)
+
+    def clear(self) -> list[Ticket]:
+        """Stop everything, and say which requests that was."""
+        tickets = list(self._groups)
+        for ticket in tickets:
+            self.cancel(ticket)
+        return tickets
+
+    def rollouts_of(self, ticket: Ticket) -> Sequence[Rollout]:
+        """The rollouts of a request that runs, as far as they are."""
+        return self._groups[ticket].rollouts
+
+    def report(self, counters: Counters) -> None:
+        """Show how much grows now."""
+        counters.show("moontune_rows_running", len(self._rows))
+        counters.show("moontune_kv_blocks", self._pool.num_used, "used")
+        counters.show("moontune_kv_blocks", self._pool.num_promised, "promised")
+        counters.show("moontune_kv_blocks", self._pool.num_blocks, "total")
 
     @torch.no_grad()
     def tick(self) -> dict[Ticket, tuple[Trace, ...]]:
-        """Draw one position for every rollout, and compute what the next is drawn from.
+        """Draw one position for every row, and compute what the next is drawn from.
 
         Returns:
             The traces of requests that have ended with this tick.
         """
+        self._join()
         if self._hidden_ND is None:
             return {}
         draw(self._model, [row.rollout for row in self._rows], self._hidden_ND)
@@ -130,13 +215,49 @@ class Decoder:
             raise ValueError(f"the prompt takes {request.prefix.length} of {max_context} positions")
         settings = request.settings
         heat = Heat(temperature=settings.temperature, top_p=settings.top_p)
-        num = 1 if settings.temperature < GREEDY_BELOW else request.num_rollouts
         rollouts = [
             Rollout(index=i, seed=request.seed, heat=heat, grammar=request.new_grammar())
-            for i in range(num)
+            for i in range(1 if heat.is_greedy else request.num_rollouts)
         ]
         limit = rollouts[0].grammar.most_actions(settings, num_room)
-        return _Group(ticket=next(self._tickets), request=request, rollouts=rollouts, limit=limit)
+        num_blocks = num_blocks_for(limit)
+        if num_blocks > self._pool.num_blocks:
+            raise ValueError(
+                f"an answer may take {num_blocks} blocks of keys and values, the pool has "
+                f"{self._pool.num_blocks}"
+            )
+        return _Group(request=request, rollouts=rollouts, limit=limit)
+
+    def _join(self) -> None:
+        """Let rollouts in, in order, as long as there is room for the next."""
+        joined: list[_Row] = []
+        while self._joining:
+            group = self._joining[0]
+            room = min(
+                self._max_rows - len(self._rows) - len(joined),
+                self._pool.num_promisable(num_blocks_for(group.limit)),
+            )
+            coming = group.rollouts[group.num_joined : group.num_joined + room]
+            joined += [
+                _Row(group=group, rollout=r, suffix=Suffix(self._pool, group.limit)) for r in coming
+            ]
+            group.num_joined += len(coming)
+            if group.num_joined < len(group.rollouts):
+                break
+            self._joining.popleft()
+        if joined:
+            self._let_in(joined)
+
+    def _let_in(self, joined: Sequence[_Row]) -> None:
+        first_ND = torch.stack([row.group.request.prefix.last_hidden_D for row in joined])
+        if self._hidden_ND is not None:
+            first_ND = torch.cat((self._hidden_ND, first_ND))
+        rows = [*self._rows, *joined]
+        order = _by_adapter_and_prompt(rows)
+        self._lay_out([rows[i] for i in order])
+        if order != sorted(order):
+            first_ND = first_ND[torch.tensor(order, device=first_ND.device)]
+        self._hidden_ND = first_ND
 
     def _judge(self) -> dict[Ticket, tuple[Trace, ...]]:
         """Take out the rows that have ended; return the requests that have."""
@@ -146,41 +267,80 @@ class Decoder:
                 row.rollout.finish_reason = FinishReason.STOP
             elif len(row.rollout.actions) >= row.group.limit:
                 row.rollout.finish_reason = FinishReason.LENGTH
-        groups = {row.group.ticket: row.group for row in self._rows}
+        groups = list(dict.fromkeys(row.group for row in self._rows))
+        for group in groups:
+            for request in group.tickets.values():
+                if request.on_draw is not None:
+                    request.on_draw(group.rollouts[0])
         kept = [i for i, row in enumerate(self._rows) if row.rollout.finish_reason is None]
         if len(kept) < len(self._rows):
             self._keep(kept)
-        return {
-            ticket: _traces(group)
-            for ticket, group in groups.items()
-            if all(rollout.finish_reason is not None for rollout in group.rollouts)
-        }
+        ended: dict[Ticket, tuple[Trace, ...]] = {}
+        for group in groups:
+            if group.has_ended:
+                for ticket, request in group.tickets.items():
+                    ended[ticket] = _traces(group, request.num_rollouts)
+                    del self._groups[ticket]
+                self._shared.pop(group.request.shared_as, None)
+        return ended
 
-    def _keep(self, rows: list[int]) -> None:
-        assert self._cache is not None, "there were rows"
-        self._rows = [self._rows[i] for i in rows]
+    def _leave(self, group: _Group) -> None:
+        """Take a group out that has not ended."""
+        if group in self._joining:
+            self._joining.remove(group)
+        self._shared.pop(group.request.shared_as, None)
+        self._keep([i for i, row in enumerate(self._rows) if row.group is not group])
+
+    def _keep(self, kept: list[int]) -> None:
+        """Let all rows but these go, with what they held."""
+        staying = set(kept)
+        for i, row in enumerate(self._rows):
+            if i not in staying:
+                row.suffix.end()
+        self._lay_out([self._rows[i] for i in kept])
+        if self._hidden_ND is not None:
+            at = torch.tensor(kept, dtype=torch.long, device=self._hidden_ND.device)
+            self._hidden_ND = self._hidden_ND[at] if kept else None
+
+    def _lay_out(self, rows: list[_Row]) -> None:
+        """Make the tables of a step for these rows; rows of a prompt stand together."""
+        self._rows = rows
         if not rows:
-            self._cache = self._adapter = self._hidden_ND = None
+            self._cache = self._adapter = None
             return
-        self._cache = self._cache.select(rows)
-        self._adapter = self._adapter_of_rows()
+        self._cache = DecodeCache(
+            self._pool,
+            [
+                (prefix.cache, len(list(alike)))
+                for prefix, alike in itertools.groupby(rows, key=_prefix_of)
+            ],
+            [row.suffix for row in rows],
+            num_padding=self._num_padding(len(rows)),
+        )
+        self._adapter = self._adapter_of(rows)
+
+    def _num_padding(self, num_rows: int) -> int:
+        fitting = [bucket for bucket in self._row_buckets if bucket >= num_rows]
+        return fitting[0] - num_rows if fitting else 0
 
     def _step(self) -> None:
         """One position more for every row."""
         assert self._cache is not None, "there are rows"
         divisor = self._model.config.region.coord_divisor
-        last = [row.rollout.actions[-1] for row in self._rows]
+        last = [row.rollout.actions[-1].element(coord_divisor=divisor) for row in self._rows]
+        last += last[-1:] * self._num_padding(len(last))
         hidden_N1D = self._model.text(
-            embed_elements(self._model, [action.element(coord_divisor=divisor) for action in last]),
+            embed_elements(self._model, last),
             positions_BT=self._cache.positions_B1,
             cache=self._cache,
             adapter=self._adapter,
         )
-        self._hidden_ND = hidden_N1D[:, 0]
+        self._hidden_ND = hidden_N1D[: len(self._rows), 0]
 
-    def _adapter_of_rows(self) -> TextAdapter | None:
+    def _adapter_of(self, rows: Sequence[_Row]) -> TextAdapter | None:
         """What serves the rows: one adapter, or the stack that there is, or a new one."""
-        adapters = [row.group.request.adapter for row in self._rows]
+        adapters = [row.group.request.adapter for row in rows]
+        adapters += adapters[-1:] * self._num_padding(len(rows))
         if all(adapter is adapters[0] for adapter in adapters):
             return adapters[0]
         if isinstance(self._adapter, AdapterStack):
@@ -191,10 +351,30 @@ class Decoder:
         return AdapterStack(self._model.config.text, adapters, device=wte.device, dtype=wte.dtype)
 
 
-def _traces(group: _Group) -> tuple[Trace, ...]:
+def _prefix_of(row: _Row) -> Prefix:
+    return row.group.request.prefix
+
+
+def _by_adapter_and_prompt(rows: Sequence[_Row]) -> list[int]:
+    """The order in which rows of an adapter stand together, and in them rows of a prompt.
+
+    Otherwise rows stay as they are, so that those of a running step seldom move.
+    """
+    adapters = _numbered(id(row.group.request.adapter) for row in rows)
+    prompts = _numbered(id(_prefix_of(row)) for row in rows)
+    return sorted(range(len(rows)), key=lambda i: (adapters[i], prompts[i], i))
+
+
+def _numbered(things: Iterator[int]) -> list[int]:
+    """Each thing as the number of distinct ones before its first occurrence."""
+    seen: dict[int, int] = {}
+    return [seen.setdefault(thing, len(seen)) for thing in things]
+
+
+def _traces(group: _Group, num_wanted: int) -> tuple[Trace, ...]:
     traces = []
     for rollout in group.rollouts:
         assert rollout.finish_reason is not None, "the request has ended"
         traces.append(Trace(actions=tuple(rollout.actions), finish_reason=rollout.finish_reason))
-    is_shared = len(traces) < group.request.num_rollouts  # greedy: computed once
-    return tuple(traces) * (group.request.num_rollouts if is_shared else 1)
+    is_shared = group.rollouts[0].heat.is_greedy  # computed once
+    return tuple(traces) * (num_wanted if is_shared else 1)

@@ -1,18 +1,21 @@
-"""Draws: tokens and bins from hidden states, for rows of any request.
+"""Draws: tokens and bins from hidden states, for rows of any request, all at once on the device.
 
 Order at each position (model-facts.md section 6): float32 logits, the skill's mask, temperature,
 top-p, one draw; bins are drawn from the same hidden state, independently. What is drawn for rollout
 i at position t depends on (seed, i, t) alone. Log-probabilities are taken at temperature 1, without
 top-p.
 
-Letters: N rows, D width, V choices, B bins of a row, K choices of a bin.
+The host waits for the device once per call, to read what was drawn. Until then it does not know
+which rows drew a coordinate or a size; bins are therefore drawn for all rows that may have.
+
+Letters: N rows, U rows of some of them, D width, V vocabulary, C choices, B bins of a row, K
+choices of a bin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +24,7 @@ from torch.nn import functional
 from contract.skills import FinishReason
 from trainer.model.moondream import Moondream
 from trainer.philox import uniforms
-from trainer.scoring import token_logits, widen
+from trainer.scoring import widen
 from trainer.sequence import Action, Mask
 from trainer.skills.base import Grammar
 
@@ -30,7 +33,11 @@ GREEDY_BELOW = 1e-4
 TOKEN, FIRST_BIN, SECOND_BIN = 0, 1, 2
 """Which of the four uniforms of a position serves which draw."""
 
-T = TypeVar("T", bound=Hashable)
+POSITIONS_AHEAD = 32
+"""Uniforms are computed for so many positions of a rollout at a time."""
+
+_TOKEN, _LOGPROB, _BINS, _BIN_LOGPROBS = 0, 1, slice(2, 4), slice(4, 6)
+"""Columns of what the host reads of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,10 @@ class Heat:
 
     temperature: float
     top_p: float
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
 
 
 @dataclass(kw_only=True)
@@ -51,123 +62,197 @@ class Rollout:
     grammar: Grammar
     actions: list[Action] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    _uniforms: list[list[float]] = field(default_factory=list)
+
+    def uniforms(self) -> list[float]:
+        """The four uniforms of the next position."""
+        at = len(self.actions)
+        while at >= len(self._uniforms):
+            ahead = torch.arange(len(self._uniforms), len(self._uniforms) + POSITIONS_AHEAD)
+            index = torch.full_like(ahead, self.index)
+            self._uniforms += uniforms([self.seed], index, ahead).tolist()
+        return self._uniforms[at]
 
 
 def draw(model: Moondream, rollouts: Sequence[Rollout], hidden_ND: Tensor) -> None:
     """Draw one action for every rollout and tell its grammar."""
-    device = hidden_ND.device
-    uniform_N4 = uniforms(
-        [rollout.seed for rollout in rollouts],
-        torch.tensor([rollout.index for rollout in rollouts], device=device),
-        torch.tensor([len(rollout.actions) for rollout in rollouts], device=device),
-    )
     masks = [rollout.grammar.mask() for rollout in rollouts]
-    heats = [rollout.heat for rollout in rollouts]
-    tokens, logprobs = _draw_tokens(model, masks, heats, hidden_ND, uniform_N4[:, TOKEN])
-    bins, bin_logprobs = _draw_bins(model, tokens, heats, hidden_ND, uniform_N4)
-    for i, rollout in enumerate(rollouts):
+    drawing = _Drawing(model, rollouts, masks, hidden_ND)
+    drawing.draw_tokens()
+    drawing.draw_bins()
+    ids = model.config.tokenizer
+    num_bins_of = {ids.coord_id: 1, ids.size_id: 2}
+    for rollout, mask, row in zip(rollouts, masks, drawing.read(), strict=True):
+        token = int(row[_TOKEN])
+        num_bins = num_bins_of.get(token, 0)
         action = Action(
-            token=tokens[i],
-            mask=masks[i],
-            bins=bins[i],
-            token_logprob=logprobs[i],
-            bin_logprobs=bin_logprobs[i],
+            token=token,
+            mask=mask,
+            bins=tuple(int(index) for index in row[_BINS][:num_bins]),
+            token_logprob=row[_LOGPROB],
+            bin_logprobs=tuple(row[_BIN_LOGPROBS][:num_bins]),
         )
         rollout.actions.append(action)
-        rollout.grammar.push(action.token)
+        rollout.grammar.push(token)
 
 
-def choose(logits_NV: Tensor, uniform_N: Tensor, *, temperature: float, top_p: float) -> Tensor:
+class _Drawing:
+    """One position of all rows; nothing here waits for the device but `read`."""
+
+    def __init__(
+        self,
+        model: Moondream,
+        rollouts: Sequence[Rollout],
+        masks: Sequence[Mask],
+        hidden_ND: Tensor,
+    ):
+        self._model = model
+        self._masks = masks
+        self._hidden_ND = hidden_ND
+        self._heats = [rollout.heat for rollout in rollouts]
+        self._uniform_N4 = torch.tensor(
+            [rollout.uniforms() for rollout in rollouts], dtype=torch.float64
+        ).to(hidden_ND.device)
+        forced = [float(m.allowed[0]) if m.is_forced and m.allowed else 0.0 for m in masks]
+        self._drawn_N6 = functional.pad(
+            torch.tensor(forced, dtype=torch.float64, device=hidden_ND.device)[:, None], (0, 5)
+        )
+
+    def read(self) -> list[list[float]]:
+        """What was drawn, row by row; the one time that the host waits."""
+        return self._drawn_N6.tolist()
+
+    def draw_tokens(self) -> None:
+        """Tokens and their log-probabilities of the rows that have a choice."""
+        free = [i for i, mask in enumerate(self._masks) if not mask.is_forced]
+        self._draw_from_few([i for i in free if self._masks[i].allowed is not None])
+        self._draw_from_all([i for i in free if self._masks[i].allowed is None])
+
+    def draw_bins(self) -> None:
+        """Bins and their log-probabilities of the rows that may have drawn a spatial token."""
+        ids, region = self._model.config.tokenizer, self._model.region
+        if rows := [i for i, mask in enumerate(self._masks) if mask.admits(ids.coord_id)]:
+            self._put_bins(rows, widen(region.coord_logits(self._of(rows))[:, None]))
+        if rows := [i for i, mask in enumerate(self._masks) if mask.admits(ids.size_id)]:
+            # A row that may draw either has room for one kind: what the token says, counts.
+            self._put_bins(rows, widen(region.size_logits(self._of(rows))), if_token=ids.size_id)
+
+    def _draw_from_few(self, rows: list[int]) -> None:
+        """Rows that choose among a few tokens: only those logits are computed."""
+        if not rows:
+            return
+        allowed = [self._masks[i].allowed or () for i in rows]
+        vocabulary = list(dict.fromkeys(token for few in allowed for token in few))
+        place = {token: at for at, token in enumerate(vocabulary)}
+        most = max(map(len, allowed))
+        # In the order of each mask, so that a draw does not depend on the other rows.
+        places = [[place[t] for t in few] + [-1] * (most - len(few)) for few in allowed]
+        place_UC = self._tensor(places)
+        vocabulary_V = self._tensor(vocabulary)
+        logits_UV = widen(self._model.text.logits(self._of(rows), rows=vocabulary_V))
+        logits_UC = logits_UV.gather(-1, place_UC.clamp(min=0))
+        logits_UC = logits_UC.masked_fill(place_UC < 0, -torch.inf)
+        chosen_U, logprob_U = self._choose(logits_UC, rows, TOKEN)
+        token_U = vocabulary_V[place_UC.gather(-1, chosen_U[:, None]).squeeze(-1)]
+        self._put_tokens(rows, token_U, logprob_U)
+
+    def _draw_from_all(self, rows: list[int]) -> None:
+        """Rows that choose from the vocabulary, some of it suppressed."""
+        if not rows:
+            return
+        logits_UV = widen(self._model.text.logits(self._of(rows)))
+        pairs = [(u, t) for u, i in enumerate(rows) for t in self._masks[i].suppressed]
+        if pairs:
+            row, token = self._tensor(pairs).unbind(-1)
+            logits_UV = logits_UV.index_put((row, token), logits_UV.new_tensor(-torch.inf))
+        self._put_tokens(rows, *self._choose(logits_UV, rows, TOKEN))
+
+    def _choose(self, logits_UC: Tensor, rows: list[int], which: int) -> tuple[Tensor, Tensor]:
+        """[U] the choice of each row, and its log-probability."""
+        heats = [self._heats[i] for i in rows]
+        chosen_U = choose(logits_UC, self._rows_of(self._uniform_N4, rows)[:, which], heats)
+        logprob_UC = logits_UC.log_softmax(-1)
+        return chosen_U, logprob_UC.gather(-1, chosen_U[:, None]).squeeze(-1)
+
+    def _put_tokens(self, rows: list[int], token_U: Tensor, logprob_U: Tensor) -> None:
+        drawn_U2 = torch.stack((token_U.double(), logprob_U.double()), dim=-1)
+        self._drawn_N6[self._tensor(rows), :2] = drawn_U2
+
+    def _put_bins(
+        self, rows: list[int], logits_UBK: Tensor, *, if_token: int | None = None
+    ) -> None:
+        num_bins = logits_UBK.shape[1]
+        chosen, logprobs = [], []
+        for bin_index in range(num_bins):
+            choice = self._choose(logits_UBK[:, bin_index], rows, FIRST_BIN + bin_index)
+            chosen.append(choice[0])
+            logprobs.append(choice[1])
+        at_U = self._tensor(rows)
+        drawn_U6 = self._drawn_N6[at_U]
+        found_U6 = drawn_U6.clone()
+        found_U6[:, _BINS.start : _BINS.start + num_bins] = torch.stack(chosen, -1).double()
+        first = _BIN_LOGPROBS.start
+        found_U6[:, first : first + num_bins] = torch.stack(logprobs, -1).double()
+        if if_token is not None:
+            found_U6 = torch.where(drawn_U6[:, :1] == if_token, found_U6, drawn_U6)
+        self._drawn_N6[at_U] = found_U6
+
+    def _of(self, rows: list[int]) -> Tensor:
+        return self._rows_of(self._hidden_ND, rows)
+
+    def _rows_of(self, values: Tensor, rows: list[int]) -> Tensor:
+        if len(rows) == len(self._masks):
+            return values
+        return values.index_select(0, self._tensor(rows))
+
+    def _tensor(self, values: Sequence[object]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._hidden_ND.device)
+
+
+def choose(logits_UC: Tensor, uniform_U: Tensor, heats: Sequence[Heat]) -> Tensor:
     """Draw one index per row by inversion of the cumulative distribution.
 
     Args:
-        logits_NV: [N, V] float32 or better, -inf where nothing may be drawn.
-        uniform_N: [N] float64 in (0, 1).
-        temperature: Below 1e-4 the largest logit is taken.
-        top_p: By falling probability an entry stays while the sum before it is <= top_p.
+        logits_UC: [U, C] float32 or better, -inf where nothing may be drawn.
+        uniform_U: [U] float64 in (0, 1).
+        heats: Of each row. Greedy rows take the largest logit. By falling probability an entry
+            stays while the sum before it is <= top_p.
 
     Returns:
-        [N] int64.
+        [U] int64.
     """
-    if temperature < GREEDY_BELOW:
-        return logits_NV.argmax(-1)
-    probability_NV = torch.softmax(logits_NV.double() / temperature, dim=-1)
-    if top_p < 1.0:
-        sorted_NV, order_NV = probability_NV.sort(dim=-1, descending=True, stable=True)
-        before_NV = functional.pad(sorted_NV.cumsum(-1)[:, :-1], (1, 0))
-        sorted_NV = sorted_NV.masked_fill(before_NV > top_p, 0.0)
-        probability_NV = torch.zeros_like(probability_NV).scatter(-1, order_NV, sorted_NV)
-    cumulative_NV = probability_NV.cumsum(-1)
-    threshold_N1 = (uniform_N * cumulative_NV[:, -1])[:, None]
-    index_N = torch.searchsorted(cumulative_NV, threshold_N1, right=True).squeeze(-1)
-    return torch.minimum(index_N, _last_possible(probability_NV))
+    device = logits_UC.device
+    is_greedy = [heat.is_greedy for heat in heats]
+    if all(is_greedy):
+        return logits_UC.argmax(-1)
+    temperature_U = torch.tensor(
+        [1.0 if heat.is_greedy else heat.temperature for heat in heats], dtype=torch.float64
+    ).to(device)
+    probability_UC = torch.softmax(logits_UC.double() / temperature_U[:, None], dim=-1)
+    cut = [i for i, heat in enumerate(heats) if not heat.is_greedy and heat.top_p < 1.0]
+    if cut:
+        cut_U = torch.tensor(cut, device=device)
+        top_p_U = torch.tensor([heats[i].top_p for i in cut], dtype=torch.float64).to(device)
+        nucleus_UC = _nucleus(probability_UC.index_select(0, cut_U), top_p_U)
+        probability_UC = probability_UC.index_copy(0, cut_U, nucleus_UC)
+    cumulative_UC = probability_UC.cumsum(-1)
+    threshold_U1 = (uniform_U * cumulative_UC[:, -1])[:, None]
+    index_U = torch.searchsorted(cumulative_UC, threshold_U1, right=True).squeeze(-1)
+    drawn_U = torch.minimum(index_U, _last_possible(probability_UC))
+    if not any(is_greedy):
+        return drawn_U
+    return torch.where(torch.tensor(is_greedy, device=device), logits_UC.argmax(-1), drawn_U)
 
 
-def _last_possible(probability_NV: Tensor) -> Tensor:
+def _nucleus(probability_UC: Tensor, top_p_U: Tensor) -> Tensor:
+    """The probabilities with 0 for what top-p leaves out."""
+    sorted_UC, order_UC = probability_UC.sort(dim=-1, descending=True, stable=True)
+    before_UC = functional.pad(sorted_UC.cumsum(-1)[:, :-1], (1, 0))
+    sorted_UC = sorted_UC.masked_fill(before_UC > top_p_U[:, None], 0.0)
+    return torch.zeros_like(probability_UC).scatter(-1, order_UC, sorted_UC)
+
+
+def _last_possible(probability_UC: Tensor) -> Tensor:
     """The last index with any probability: where rounding would carry a draw past the end."""
-    slots = torch.arange(probability_NV.shape[-1], device=probability_NV.device)
-    return torch.where(probability_NV > 0, slots, 0).amax(-1)
-
-
-def _draw_tokens(
-    model: Moondream,
-    masks: Sequence[Mask],
-    heats: Sequence[Heat],
-    hidden_ND: Tensor,
-    uniform_N: Tensor,
-) -> tuple[list[int], list[float]]:
-    """Tokens and their log-probabilities, rows of equal mask and heat together."""
-    tokens = [0] * len(masks)
-    logprobs = [0.0] * len(masks)
-    for (mask, heat), at in _alike(list(zip(masks, heats, strict=True))):
-        if mask.allowed is not None and mask.is_forced:
-            for i in at:
-                tokens[i] = mask.allowed[0]
-            continue
-        logits_NV = token_logits(model, hidden_ND[at], mask)
-        chosen_N = choose(logits_NV, uniform_N[at], temperature=heat.temperature, top_p=heat.top_p)
-        logprob_N = logits_NV.log_softmax(-1).gather(-1, chosen_N[:, None]).squeeze(-1)
-        for i, chosen, logprob in zip(at, chosen_N.tolist(), logprob_N.tolist(), strict=True):
-            tokens[i] = chosen if mask.allowed is None else mask.allowed[chosen]
-            logprobs[i] = logprob
-    return tokens, logprobs
-
-
-def _draw_bins(
-    model: Moondream,
-    tokens: Sequence[int],
-    heats: Sequence[Heat],
-    hidden_ND: Tensor,
-    uniform_N4: Tensor,
-) -> tuple[list[tuple[int, ...]], list[tuple[float, ...]]]:
-    """Bins of the rows that drew a coordinate or a size, and their log-probabilities."""
-    bins: list[tuple[int, ...]] = [()] * len(tokens)
-    logprobs: list[tuple[float, ...]] = [()] * len(tokens)
-    ids = model.config.tokenizer
-    spatial = (ids.coord_id, ids.size_id)
-    kinds = [(t if t in spatial else None, h) for t, h in zip(tokens, heats, strict=True)]
-    for (token, heat), at in _alike(kinds):
-        if token is None:
-            continue
-        if token == ids.coord_id:
-            logits_NBK = widen(model.region.coord_logits(hidden_ND[at])[:, None])
-        else:
-            logits_NBK = widen(model.region.size_logits(hidden_ND[at]))
-        num_bins = logits_NBK.shape[1]
-        uniform_NB = uniform_N4[at][:, FIRST_BIN : FIRST_BIN + num_bins]
-        chosen_NB = choose(
-            logits_NBK.flatten(0, 1),
-            uniform_NB.flatten(),
-            temperature=heat.temperature,
-            top_p=heat.top_p,
-        ).view(-1, num_bins)
-        logprob_NB = logits_NBK.log_softmax(-1).gather(-1, chosen_NB[..., None]).squeeze(-1)
-        for i, chosen, logprob in zip(at, chosen_NB.tolist(), logprob_NB.tolist(), strict=True):
-            bins[i], logprobs[i] = tuple(chosen), tuple(logprob)
-    return bins, logprobs
-
-
-def _alike(kinds: Sequence[T]) -> Iterator[tuple[T, list[int]]]:
-    """Each distinct kind with the indexes of its rows."""
-    for kind in dict.fromkeys(kinds):
-        yield kind, [i for i, other in enumerate(kinds) if other == kind]
+    slots = torch.arange(probability_UC.shape[-1], device=probability_UC.device)
+    return torch.where(probability_UC > 0, slots, 0).amax(-1)

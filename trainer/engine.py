@@ -1,17 +1,24 @@
-"""The verbs of the Engine protocol on one device: each reads top to bottom like a recipe."""
+"""The verbs of the Engine protocol on one device: each reads top to bottom like a recipe.
+
+    future = engine.begin(verb, command, images)     any number at once
+    engine.turn()                                    one unit of work, for whoever's turn it is
+
+The verbs themselves are methods, which begin and work until they have ended.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
-import torch
+from torch import Tensor
 
 from contract.engine import (
-    AdapterRef,
     Answer,
+    AnswerDelta,
     Answered,
     ExportCheckpoint,
     ExportedFile,
@@ -21,54 +28,145 @@ from contract.engine import (
     StepTrained,
     TrainStep,
 )
-from contract.errors import RequestRefused
+from contract.errors import EngineFailed, RequestRefused
 from contract.groups import RLGroup
 from contract.skills import Pixels, QueryRequest, Settings, Skill, SkillRequest
+from contract.stats import EngineStats
+from contract.work import WorkClass
 from trainer.adapters.bank import AdapterBank
 from trainer.adapters.lora import Adapter
-from trainer.batching import Row
-from trainer.decoder import DecodeRequest
+from trainer.budgets import Budgets
+from trainer.counters import Counters
+from trainer.decoder import Decoder
 from trainer.exchange.agreement import Prober
 from trainer.exchange.errors import ExchangeError
 from trainer.exchange.outgoing import Export, write_exchange
 from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
+from trainer.loop import DeviceLoop, Part
 from trainer.metrics import reward_metrics, step_extras
+from trainer.model.kv_blocks import BlockPool
 from trainer.model.published_config import MoondreamConfig
-from trainer.prefill import Prefix, PrefixStore, prefill
 from trainer.rollouts import is_reasoning, make_rollout
-from trainer.sampling import sample
-from trainer.sequence import Trace
+from trainer.sampler import Sampled, Sampler, SampleRequest
+from trainer.shares import DEFAULT_TRAIN_SHARE, Shares
 from trainer.skills import SKILLS
 from trainer.skills.base import to_wire
 from trainer.storage import write_all
-from trainer.train_step import compute_step, plan_step
+from trainer.streaming import AnswerStream
+from trainer.train_step import plan_step, step_in_parts
 
-LEAST_ROOM = 4
-"""Positions that must be left for an answer: one box and its end."""
+R = TypeVar("R")
 
-DEFAULT_MICRO_BATCH_TOKENS = 8192
+DEFAULT_MICRO_BATCH_TOKENS = 2048
+"""Positions of one part of a train step: what answers wait for at most, between two tokens."""
+
+Tell = Callable[[AnswerDelta], None]
 
 
 class TrainerEngine:
     """One loaded model and the adapters of many finetunes on it."""
 
     def __init__(
-        self, loaded: LoadedModel, *, micro_batch_tokens: int = DEFAULT_MICRO_BATCH_TOKENS
+        self,
+        loaded: LoadedModel,
+        *,
+        micro_batch_tokens: int = DEFAULT_MICRO_BATCH_TOKENS,
+        train_share: float = DEFAULT_TRAIN_SHARE,
+        budgets: Budgets | None = None,
     ):
+        """Take a loaded model.
+
+        Args:
+            train_share: Part of the device's time for train steps while answers are waiting, too.
+            budgets: Of memory; absent: divided by what is free.
+        """
         self._loaded = loaded
         self._info = loaded.info
         self._model = loaded.model
         self._config = cast("MoondreamConfig", loaded.model.config)
         self._language = loaded.language
-        self._features = ImageFeatures(loaded.model)
-        self._prefixes = PrefixStore()
-        self._prober = Prober(loaded.model, loaded.language)
-        self._bank = AdapterBank(self._config.text, loaded.model.text.wte.device)
         self._micro_batch_tokens = micro_batch_tokens
+        wte = loaded.model.text.wte
+        budgets = budgets or Budgets.of(self._config, wte.device, wte.dtype)
+        self._counters = Counters()
+        self._features = ImageFeatures(
+            loaded.model,
+            device_bytes=budgets.feature_bytes,
+            host_bytes=budgets.host_feature_bytes,
+            counters=self._counters,
+        )
+        self._bank = AdapterBank(
+            self._config.text,
+            wte.device,
+            dtype=wte.dtype,
+            num_slots=budgets.num_slots,
+            host_bytes=budgets.host_adapter_bytes,
+            counters=self._counters,
+        )
+        pool = BlockPool(self._config.text, budgets.num_blocks, device=wte.device, dtype=wte.dtype)
+        decoder = Decoder(
+            loaded.model, pool, max_rows=budgets.max_rows, row_buckets=budgets.row_buckets
+        )
+        self._sampler = Sampler(
+            loaded.model,
+            loaded.language,
+            bank=self._bank,
+            features=self._features,
+            decoder=decoder,
+            prefix_bytes=budgets.prefix_bytes,
+            max_prefill_positions=budgets.max_prefill_positions,
+            counters=self._counters,
+        )
+        self._loop = DeviceLoop(self._sampler, Shares(train_share=train_share), self._counters)
+        self._prober = Prober(loaded.model, loaded.language)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
 
     def describe(self) -> ModelInfo:
         return self._info
+
+    def stats(self) -> EngineStats:
+        """What was counted so far."""
+        self._sampler.report()
+        return self._counters.gathered()
+
+    # --- many calls at once
+
+    def begin(
+        self, verb: str, command: Any, images: Sequence[Pixels], tell: Tell | None = None
+    ) -> Future[Any]:
+        """Begin a verb; its outcome comes with some later turn. Never raises.
+
+        Args:
+            verb: A name of `contract.messages.COMMANDS`.
+            tell: Hears what a streamed answer gains.
+        """
+        try:
+            match verb:
+                case "make_rollouts":
+                    return self._begin_rollouts(command, images)
+                case "train_step":
+                    return self._loop.train(self._train_in_parts(command, images))
+                case "answer":
+                    return self._begin_answer(command, images, tell)
+                case "export_checkpoint":
+                    return _done(self.export_checkpoint(command))
+                case "drop":
+                    return _done(self.drop(command))
+                case _:
+                    raise EngineFailed(f"the worker does not know the verb {verb}")
+        except Exception as error:
+            return _failed(error)
+
+    def cancel(self, outcome: Future[Any]) -> None:
+        """Give up an answer or rollouts that nobody waits for; train steps go on."""
+        self._loop.cancel(outcome)
+
+    def turn(self) -> bool:
+        """Do one unit of work; whether there was any."""
+        return self._loop.turn()
+
+    # --- the verbs
 
     def make_rollouts(self, command: MakeRollouts, images: Sequence[Pixels]) -> RolloutsMade:
         """Sample the rollouts of one call from one version of the weights, and score them.
@@ -76,30 +174,7 @@ class TrainerEngine:
         Raises:
             RequestRefused: The prompt leaves no room for an answer.
         """
-        request = command.request
-        prefix = self._prefix(command.adapter, request, images, loc=("request",))
-        traces = self._sample(
-            command.adapter,
-            request,
-            command.settings,
-            prefix,
-            num_rollouts=command.num_rollouts,
-            seed=command.seed,
-        )
-        rollouts = tuple(
-            make_rollout(
-                command.request,
-                trace,
-                policy_step=command.adapter.step,
-                language=self._language,
-            )
-            for trace in traces
-        )
-        rewards = None
-        if command.ground_truth is not None:
-            skill = SKILLS[Skill(command.request.skill)]
-            rewards = tuple(skill.reward(r.output, command.ground_truth) for r in rollouts)
-        return RolloutsMade(rollouts=rollouts, rewards=rewards)
+        return self._loop.run(self._begin_rollouts(command, images))
 
     def train_step(self, command: TrainStep, images: Sequence[Pixels]) -> StepTrained:
         """Validate everything, compute one gradient, update once, write the new state.
@@ -108,15 +183,121 @@ class TrainerEngine:
             RequestRefused: One of the groups cannot be trained on; nothing is changed.
             StorageFull: The new state could not be written; nothing is changed.
         """
+        return self._loop.run(self._loop.train(self._train_in_parts(command, images)))
+
+    def answer(
+        self, command: Answer, images: Sequence[Pixels], tell: Tell | None = None
+    ) -> Answered:
+        """Answer one inference request.
+
+        Raises:
+            RequestRefused: The prompt leaves no room for an answer.
+        """
+        return self._loop.run(self._begin_answer(command, images, tell))
+
+    def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:
+        """Write the exchange file of an adapter, and measure that it computes the same.
+
+        Raises:
+            RequestRefused: It does not; nothing is left.
+            StorageFull: There is no space; nothing is left.
+        """
+        adapter = self._bank.adapter(command.adapter)
+        try:
+            export = Export.of(self._loaded, command.adapter, adapter, self._prober)
+            return write_exchange(export, Path(command.path))
+        except ExchangeError as error:
+            raise RequestRefused(str(error)) from error
+
+    def drop(self, finetune_id: str) -> None:
+        """Forget what memory holds of a finetune."""
+        self._bank.drop(finetune_id)
+
+    def release_memory(self) -> None:
+        """Give up what can be computed again, after the device ran out of memory."""
+        self._sampler.give_up_memory()
+
+    def _begin_rollouts(
+        self, command: MakeRollouts, images: Sequence[Pixels]
+    ) -> Future[RolloutsMade]:
+        wanted = SampleRequest(
+            work_class=WorkClass.ROLLOUTS,
+            adapter=command.adapter,
+            request=command.request,
+            image=_image_of(command.request, images),
+            settings=command.settings,
+            num_rollouts=command.num_rollouts,
+            seed=command.seed,
+            loc=("request",),
+        )
+        return self._loop.sample(wanted, lambda sampled: self._rollouts_of(command, sampled))
+
+    def _rollouts_of(self, command: MakeRollouts, sampled: Sampled) -> RolloutsMade:
+        rollouts = tuple(
+            make_rollout(
+                command.request,
+                trace,
+                policy_step=command.adapter.step,
+                language=self._language,
+            )
+            for trace in sampled.traces
+        )
+        rewards = None
+        if command.ground_truth is not None:
+            skill = SKILLS[Skill(command.request.skill)]
+            rewards = tuple(skill.reward(r.output, command.ground_truth) for r in rollouts)
+        return RolloutsMade(rollouts=rollouts, rewards=rewards)
+
+    def _begin_answer(
+        self, command: Answer, images: Sequence[Pixels], tell: Tell | None
+    ) -> Future[Answered]:
+        request = command.request
+        stream = None
+        if command.is_streamed and tell is not None:
+            stream = AnswerStream(request, self._language, tell)
+        wanted = SampleRequest(
+            work_class=WorkClass.INFERENCE,
+            adapter=command.adapter,
+            request=request,
+            image=_image_of(request, images),
+            settings=command.settings,
+            num_rollouts=1,
+            seed=command.seed,
+            on_growth=None if stream is None else stream.grow,
+        )
+        return self._loop.sample(wanted, lambda sampled: self._answer_of(request, sampled))
+
+    def _answer_of(self, request: SkillRequest, sampled: Sampled) -> Answered:
+        (trace,) = sampled.traces
+        wire = to_wire(trace.actions, is_reasoning=is_reasoning(request), language=self._language)
+        return Answered(
+            output=SKILLS[Skill(request.skill)].output(request, wire, self._language),
+            finish_reason=trace.finish_reason,
+            input_tokens=sampled.num_prompt_positions,
+            output_tokens=len(trace.actions),
+            prefill_time_ms=1e3 * sampled.prefill_seconds,
+            decode_time_ms=1e3 * sampled.decode_seconds,
+            ttft_ms=1e3 * sampled.first_token_seconds,
+        )
+
+    def _train_in_parts(
+        self, command: TrainStep, images: Sequence[Pixels]
+    ) -> Generator[Part, None, StepTrained]:
+        """A train step; yields where others may have the device."""
         started = time.perf_counter()
         plan = plan_step(command, images, self._config, self._language)
+        yield None
+        features: dict[str, Tensor] = {}
+        for image in images:
+            self._features.prepare(image)
+        for image in images:
+            features |= self._features.of([image])
+            yield None
         adapter = self._bank.adapter(command.adapter)
-        optimizer = self._bank.optimizer(command.adapter, command.optimizer)
-        features = self._features.of(images)
-        computed = compute_step(
+        computed = yield from step_in_parts(
             self._model,
             adapter,
-            optimizer,
+            self._bank.optimizer(command.adapter, command.optimizer),
             plan,
             features,
             command,
@@ -125,18 +306,17 @@ class TrainerEngine:
         weights_file = optimizer_file = None
         if computed.tensors is not None and computed.optimizer is not None:
             facts = {"finetune_id": command.adapter.finetune_id, "rank": str(adapter.rank)}
-            weights_file, optimizer_file = write_all(
-                {
-                    Path(command.weights_path): computed.tensors,
-                    Path(command.optimizer_path): computed.optimizer.to_tensors(),
-                },
-                facts,
-            )
-            updated = Adapter(self._config.text, adapter.rank, computed.tensors)
+            state = {
+                Path(command.weights_path): computed.tensors,
+                Path(command.optimizer_path): computed.optimizer.to_tensors(),
+            }
+            writing = self._writer.submit(write_all, state, facts)
+            yield writing
+            weights_file, optimizer_file = writing.result()
             self._bank.keep(
                 command.adapter.finetune_id,
                 weights_file,
-                updated,
+                Adapter(self._config.text, adapter.rank, computed.tensors),
                 optimizer_file,
                 computed.optimizer,
             )
@@ -159,123 +339,21 @@ class TrainerEngine:
             optimizer=optimizer_file,
         )
 
-    def answer(self, command: Answer, images: Sequence[Pixels]) -> Answered:
-        """Answer one inference request.
 
-        Raises:
-            RequestRefused: The prompt leaves no room for an answer.
-        """
-        request = command.request
-        started = time.perf_counter()
-        prefix = self._prefix(command.adapter, request, images, loc=())
-        if prefix.last_hidden_D.is_cuda:
-            torch.cuda.synchronize(prefix.last_hidden_D.device)  # or only launches were timed
-        prefilled = time.perf_counter()
-        (trace,) = self._sample(
-            command.adapter, request, command.settings, prefix, num_rollouts=1, seed=command.seed
-        )
-        prefill_ms = 1e3 * (prefilled - started)
-        wire = to_wire(trace.actions, is_reasoning=is_reasoning(request), language=self._language)
-        return Answered(
-            output=SKILLS[Skill(request.skill)].output(request, wire, self._language),
-            finish_reason=trace.finish_reason,
-            input_tokens=prefix.length,
-            output_tokens=len(trace.actions),
-            prefill_time_ms=prefill_ms,
-            decode_time_ms=1e3 * (time.perf_counter() - prefilled),
-            ttft_ms=prefill_ms,
-        )
-
-    def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:
-        """Write the exchange file of an adapter, and measure that it computes the same.
-
-        Raises:
-            RequestRefused: It does not; nothing is left.
-            StorageFull: There is no space; nothing is left.
-        """
-        adapter = self._bank.adapter(command.adapter)
-        try:
-            export = Export.of(self._loaded, command.adapter, adapter, self._prober)
-            return write_exchange(export, Path(command.path))
-        except ExchangeError as error:
-            raise RequestRefused(str(error)) from error
-
-    def drop(self, finetune_id: str) -> None:
-        """Forget what memory holds of a finetune."""
-        self._bank.drop(finetune_id)
-
-    def release_memory(self) -> None:
-        """Give up what can be computed again, after the device ran out of memory."""
-        self._prefixes.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _prefix(
-        self,
-        ref: AdapterRef | None,
-        request: SkillRequest,
-        images: Sequence[Pixels],
-        *,
-        loc: tuple[str, ...],
-    ) -> Prefix:
-        """The prompt of a request after its prefill, from memory or computed now.
-
-        Args:
-            loc: Where the fields of the request stand in the caller's body.
-
-        Raises:
-            RequestRefused: The prompt leaves no room for an answer.
-        """
-        prompt = tuple(SKILLS[Skill(request.skill)].prompt(request, self._language))
-        digest = None if request.image is None else images[request.image].digest
-        row = Row(image=digest, prompt=prompt)
-        config = self._config
-        room = config.text.max_context - row.num_positions(config.vision.num_image_tokens)
-        if room < LEAST_ROOM:
-            raise RequestRefused(
-                f"The prompt leaves {room} of {config.text.max_context} positions for an answer; "
-                "shorten the question.",
-                loc=(*loc, "object" if hasattr(request, "object") else "question"),
-            )
-        key = (_version(ref), digest, prompt)
-        prefix = self._prefixes.get(key)
-        if prefix is None:
-            adapter = None if ref is None else self._bank.adapter(ref)
-            prefix = prefill(self._model, adapter, row, self._features.of(images))
-            self._prefixes.put(key, prefix)
-        return prefix
-
-    def _sample(
-        self,
-        ref: AdapterRef | None,
-        request: SkillRequest,
-        settings: Settings,
-        prefix: Prefix,
-        *,
-        num_rollouts: int,
-        seed: int,
-    ) -> tuple[Trace, ...]:
-        skill = SKILLS[Skill(request.skill)]
-        return sample(
-            self._model,
-            DecodeRequest(
-                prefix=prefix,
-                adapter=None if ref is None else self._bank.adapter(ref),
-                new_grammar=lambda: skill.grammar(request, self._language),
-                settings=settings,
-                num_rollouts=num_rollouts,
-                seed=seed,
-            ),
-        )
+def _image_of(request: SkillRequest, images: Sequence[Pixels]) -> Pixels | None:
+    return None if request.image is None else images[request.image]
 
 
-def _version(ref: AdapterRef | None) -> tuple[object, ...]:
-    """What tells the weights of one version from all others."""
-    if ref is None:
-        return ("base",)
-    if ref.weights is None:
-        return ("fresh", ref.rank, ref.seed)
-    return ("weights", ref.weights.digest)
+def _done(result: R) -> Future[R]:
+    future: Future[R] = Future()
+    future.set_result(result)
+    return future
+
+
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
 
 
 def warm_up(engine: TrainerEngine) -> None:

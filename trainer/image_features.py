@@ -1,33 +1,70 @@
 """Image tokens by the picture's content: each picture is encoded once, whoever asks.
 
 The vision tower is frozen and has no adapter, so its output depends on the picture alone and is
-shared by rollouts, inference and training of every finetune.
+shared by rollouts, inference and training of every finetune. What the device has no room for any
+more stays on the host, and is copied back when it is asked for. Pictures are cut into tiles ahead
+of need, in a thread, while the device is busy with others.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from contract.skills import Pixels
-from trainer.model.crops import make_crops
+from trainer.counters import Counters
+from trainer.model.crops import Tiling, make_crops
 from trainer.model.moondream import Moondream
+from trainer.shelf import Shelf
 
-DEFAULT_BUDGET_BYTES = 2 << 30
+DEFAULT_DEVICE_BYTES = 2 << 30
+DEFAULT_HOST_BYTES = 8 << 30
+MAX_PREPARED = 64
+"""Pictures that may lie cut and not encoded; of more, the oldest are cut again at their turn."""
+
+Crops = tuple[np.ndarray, Tiling]
 
 
 class ImageFeatures:
-    """A bounded cache of image tokens, least recently used out first."""
+    """Two bounded tiers of image tokens, least recently used out first."""
 
-    def __init__(self, model: Moondream, *, budget_bytes: int = DEFAULT_BUDGET_BYTES):
+    def __init__(
+        self,
+        model: Moondream,
+        *,
+        device_bytes: int = DEFAULT_DEVICE_BYTES,
+        host_bytes: int = DEFAULT_HOST_BYTES,
+        counters: Counters | None = None,
+    ):
         self._model = model
-        self._budget_bytes = budget_bytes
-        self._num_bytes = 0
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._device = model.text.wte.device
+        self._host: Shelf[Tensor] = Shelf(
+            budget=host_bytes, size=_bytes_of, name="image_features_host", counters=counters
+        )
+        self._near: Shelf[Tensor] = Shelf(
+            budget=device_bytes,
+            size=_bytes_of,
+            name="image_features",
+            counters=counters,
+            # On the CPU the host is the device, and what had to go is gone.
+            on_evicted=self._to_host if self._device.type != "cpu" else None,
+        )
+        self._tilers = ThreadPoolExecutor(1, thread_name_prefix="tile")
+        self._prepared: OrderedDict[str, Future[Crops]] = OrderedDict()
+
+    def prepare(self, image: Pixels) -> None:
+        """Begin to cut a picture that will be asked for and is not known yet."""
+        is_known = image.digest in self._near or image.digest in self._host
+        if is_known or image.digest in self._prepared:
+            return
+        self._prepared[image.digest] = self._tilers.submit(self._cut, image)
+        if len(self._prepared) > MAX_PREPARED:
+            self._prepared.popitem(last=False)
 
     def of(self, images: Sequence[Pixels]) -> dict[str, Tensor]:
         """Encode what is not known yet.
@@ -35,29 +72,43 @@ class ImageFeatures:
         Returns:
             [num_image_tokens, D] by digest, without gradient, in the model's dtype.
         """
+        distinct = {image.digest: image for image in images}
         found: dict[str, Tensor] = {}
-        for image in images:
-            if image.digest in found:
-                continue
-            if image.digest in self._kept:
-                self._kept.move_to_end(image.digest)
-                found[image.digest] = self._kept[image.digest]
-            else:
-                found[image.digest] = self._encode(image)
-        for digest, tokens in found.items():
-            self._keep(digest, tokens)
+        for digest, image in distinct.items():
+            tokens = self._near.get(digest)
+            if tokens is None:
+                tokens = self._fetched(digest)
+                if tokens is None:
+                    tokens = self._encode(image)
+                self._near.put(digest, tokens)
+            found[digest] = tokens
+            self._prepared.pop(digest, None)
         return found
+
+    def give_up(self) -> None:
+        """Free the device of what can be fetched or computed again."""
+        self._near.drop()
+
+    def _fetched(self, digest: str) -> Tensor | None:
+        if self._device.type == "cpu":
+            return None
+        kept = self._host.get(digest)
+        return None if kept is None else kept.to(self._device)
+
+    def _to_host(self, digest: object, tokens: Tensor) -> None:
+        assert isinstance(digest, str)
+        self._host.put(digest, tokens.cpu())
 
     @torch.no_grad()
     def _encode(self, image: Pixels) -> Tensor:
-        pixels_HWC = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
-        crops = make_crops(pixels_HWC, self._model.config.vision)
+        prepared = self._prepared.pop(image.digest, None)
+        crops = self._cut(image) if prepared is None else prepared.result()
         return self._model.vision.encode_images([crops])[0]
 
-    def _keep(self, digest: str, tokens: Tensor) -> None:
-        if digest not in self._kept:
-            self._kept[digest] = tokens
-            self._num_bytes += tokens.nbytes
-        while self._num_bytes > self._budget_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self._num_bytes -= dropped.nbytes
+    def _cut(self, image: Pixels) -> Crops:
+        pixels_HWC = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
+        return make_crops(pixels_HWC, self._model.config.vision)
+
+
+def _bytes_of(tokens: Tensor) -> int:
+    return tokens.nbytes

@@ -1,28 +1,28 @@
-"""Prompts that were run through the model: their keys and values, kept for the next call.
+"""Prompts are run through the model: their keys and values, which all their answers read.
 
-The same picture and prompt come again, with the next rollouts and with evaluation; under the same
-weights their prefix is the same. A key holds everything that the prefix depends on, the digest of
-the weights above all, so nothing computed under one version is ever used under another.
+Several prompts, of several adapters, go together. The same picture and prompt come again, with the
+next rollouts and with evaluation; under the same weights their prefix is the same.
+
+Letters: B prompts, T positions, D width.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trainer.adapters.lora import Adapter
+from trainer.adapters.stack import AdapterStack
 from trainer.batching import Row, make_batch
 from trainer.model.kv_cache import KVCache
+from trainer.model.lora_hook import TextAdapter
 from trainer.model.moondream import Moondream
 
-DEFAULT_BUDGET_BYTES = 2 << 30
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prefix:
     """A prompt after its prefill.
 
@@ -44,57 +44,57 @@ class Prefix:
         return self.cache.keys_LBHSd.nbytes + self.cache.values_LBHSd.nbytes
 
 
-@torch.no_grad()
 def prefill(
     model: Moondream, adapter: Adapter | None, row: Row, features: Mapping[str, Tensor]
 ) -> Prefix:
-    """Run BOS, image and prompt through the text model.
+    """Run BOS, image and prompt of one row, without actions, through the text model."""
+    return prefill_together(model, [adapter], [row], features)[0]
+
+
+@torch.no_grad()
+def prefill_together(
+    model: Moondream,
+    adapters: Sequence[Adapter | None],
+    rows: Sequence[Row],
+    features: Mapping[str, Tensor],
+) -> list[Prefix]:
+    """Run prompts through the text model in one pass.
 
     Args:
-        row: Without actions.
+        adapters: Of each row; None for the base model.
+        rows: Without actions; all have an image, or none has.
         features: [I, D] image tokens by digest.
     """
-    batch = make_batch(model, [row], features)
-    cache = model.text.new_cache(1, batch.embeds_BTD.shape[1])
-    hidden_1TD = model.text(
+    batch = make_batch(model, rows, features)
+    cache = model.text.new_cache(len(rows), batch.embeds_BTD.shape[1])
+    hidden_BTD = model.text(
         batch.embeds_BTD,
         positions_BT=batch.positions_1T,
         attention_mask_BTS=batch.mask_1TT,
         cache=cache,
-        adapter=adapter,
+        adapter=_adapter_of(model, adapters),
     )
-    return Prefix(cache=cache, last_hidden_D=hidden_1TD[0, -1].clone())
+    if len(rows) == 1:
+        return [Prefix(cache=cache, last_hidden_D=hidden_BTD[0, -1].clone())]
+    num_image_tokens = model.config.vision.num_image_tokens
+    lengths = [row.num_positions(num_image_tokens) for row in rows]
+    return [
+        Prefix(cache=_cut(cache, b, length), last_hidden_D=hidden_BTD[b, length - 1].clone())
+        for b, length in enumerate(lengths)
+    ]
 
 
-class PrefixStore:
-    """The most recently used prefixes within a budget."""
+def _adapter_of(model: Moondream, adapters: Sequence[Adapter | None]) -> TextAdapter | None:
+    if all(adapter is adapters[0] for adapter in adapters):
+        return adapters[0]
+    wte = model.text.wte
+    return AdapterStack(model.config.text, adapters, device=wte.device, dtype=wte.dtype)
 
-    def __init__(self, *, budget_bytes: int = DEFAULT_BUDGET_BYTES):
-        self._budget_bytes = budget_bytes
-        self._num_bytes = 0
-        self._kept: OrderedDict[Hashable, Prefix] = OrderedDict()
 
-    def get(self, key: Hashable) -> Prefix | None:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
-
-    def put(self, key: Hashable, prefix: Prefix) -> None:
-        """Keep a prefix; what is larger than the whole budget is not kept."""
-        self._forget(key)
-        if prefix.num_bytes > self._budget_bytes:
-            return
-        self._kept[key] = prefix
-        self._num_bytes += prefix.num_bytes
-        while self._num_bytes > self._budget_bytes:
-            self._forget(next(iter(self._kept)))
-
-    def clear(self) -> None:
-        """Give up everything that is kept."""
-        self._kept.clear()
-        self._num_bytes = 0
-
-    def _forget(self, key: Hashable) -> None:
-        dropped = self._kept.pop(key, None)
-        if dropped is not None:
-            self._num_bytes -= dropped.num_bytes
+def _cut(cache: KVCache, row: int, length: int) -> KVCache:
+    """A copy of one row, without the padding behind it."""
+    return KVCache(
+        cache.keys_LBHSd[:, row : row + 1, :, :length].clone(),
+        cache.values_LBHSd[:, row : row + 1, :, :length].clone(),
+        length=length,
+    )

@@ -11,7 +11,7 @@ Formulas: docs/algorithms.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -160,7 +160,26 @@ def compute_step(
     *,
     max_tokens: int,
 ) -> Computed:
-    """Score, differentiate, check, update.
+    """Score, differentiate, check, update, all at once; arguments as of `step_in_parts`."""
+    parts = step_in_parts(model, adapter, optimizer, plan, features, command, max_tokens=max_tokens)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return end.value
+
+
+def step_in_parts(
+    model: Moondream,
+    adapter: Adapter,
+    optimizer: AdamState,
+    plan: Plan,
+    features: Mapping[str, Tensor],
+    command: TrainStep,
+    *,
+    max_tokens: int,
+) -> Generator[None, None, Computed]:
+    """Score, differentiate, check, update; yields after each pass over a micro-batch.
 
     Args:
         adapter: Float32 masters; not touched.
@@ -179,7 +198,20 @@ def compute_step(
         examples = [plan.examples[i] for i in indexes]
         is_trained = any(_has_signal(e, command.options.beta) for e in examples)
         has_gradient |= is_trained
-        _run_micro_batch(model, trained, examples, features, command, tally, is_trained=is_trained)
+        batch = make_batch(model, [example.row for example in examples], features)
+        if not batch.actions:
+            continue
+        with torch.no_grad():
+            reference = score(model, batch, None)
+        yield
+        with torch.set_grad_enabled(is_trained):
+            scores = score(model, batch, trained)
+            loss = _loss(examples, scores, reference, batch.row_A, command, tally)
+        tally.loss += float(loss.detach())
+        if loss.requires_grad:
+            loss.backward()
+        del batch, reference, scores, loss
+        yield
 
     gradients = {
         name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -218,29 +250,6 @@ def compute_step(
         tensors=tensors,
         optimizer=state,
     )
-
-
-def _run_micro_batch(
-    model: Moondream,
-    trained: Adapter,
-    examples: Sequence[Example],
-    features: Mapping[str, Tensor],
-    command: TrainStep,
-    tally: Tally,
-    *,
-    is_trained: bool,
-) -> None:
-    batch = make_batch(model, [example.row for example in examples], features)
-    if not batch.actions:
-        return
-    with torch.no_grad():
-        reference = score(model, batch, None)
-    with torch.set_grad_enabled(is_trained):
-        scores = score(model, batch, trained)
-        loss = _loss(examples, scores, reference, batch.row_A, command, tally)
-    tally.loss += float(loss.detach())
-    if loss.requires_grad:
-        loss.backward()
 
 
 def _loss(

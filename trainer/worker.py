@@ -1,23 +1,37 @@
-"""The worker's loop: take a call from the socket, run its verb, answer. Read this file first.
+"""The worker: takes calls from the socket, works on all of them, answers. Read this file first.
 
-    API  --call-->  read_message  -->  TrainerEngine.<verb>  --result or error-->  API
+    API  --calls-->  TrainerEngine.begin  -->  TrainerEngine.turn, over and over
+         <--result or error of each call, when it has ended--
 
-One call at a time, in order of arrival. The process ends when the API's end of the socket does.
+Any number of calls at once; who has the device next is decided in `trainer.loop`. The process ends
+when the API's end of the socket does.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
 from contract.codec import to_plain
+from contract.engine import AnswerDelta
 from contract.errors import EngineError, EngineFailed, RequestRefused
 from contract.framing import PREFIX, Message, decode, encode
 from contract.messages import COMMANDS, error_to_plain, read_call
+from contract.skills import Pixels
 from trainer.engine import TrainerEngine
+
+STATS_SECONDS = 1.0
+"""How often the counters are told while there is work."""
 
 log = logging.getLogger(__name__)
 
@@ -62,62 +76,162 @@ class Connection:
 
 def run_worker(connection: Connection, engine: TrainerEngine, *, epoch: int) -> None:
     """Say that the model is ready, then serve calls until told to stop or left alone."""
-    connection.send({"kind": "ready", "epoch": epoch, "model": to_plain(engine.describe())})
-    while True:
-        message = connection.receive()
-        if message is None or message.header["kind"] == "stop":
-            return
-        call_id, verb = message.header["id"], message.header["verb"]
-        answer = _answer(engine, message)
+    with suppress(BrokenPipeError, ConnectionResetError):  # left alone while saying something
+        connection.send({"kind": "ready", "epoch": epoch, "model": to_plain(engine.describe())})
+        _Worker(connection, engine, epoch).run()
+
+
+@dataclass(eq=False)
+class _Call:
+    verb: str
+    outcome: Future[Any]
+
+
+class _Worker:
+    """The calls in hand. One thread reads and understands messages, this one does all else."""
+
+    def __init__(self, connection: Connection, engine: TrainerEngine, epoch: int):
+        self._connection = connection
+        self._engine = engine
+        self._epoch = epoch
+        self._inbox: SimpleQueue[_Read | None] = SimpleQueue()
+        self._calls: dict[int, _Call] = {}
+        self._is_stopping = False
+        self._told_stats_at = 0.0
+
+    def run(self) -> None:
+        """One unit of work after another; asleep while there is none.
+
+        Told to stop it ends what it has; left alone it goes at once.
+        """
+        threading.Thread(target=self._read, name="read", daemon=True).start()
+        while True:
+            is_idle = not self._calls
+            if is_idle:
+                self._tell_stats()
+                if self._is_stopping:
+                    return
+            if not self._take(waits=is_idle):
+                return
+            self._engine.turn()
+            self._answer_ended()
+            if time.monotonic() - self._told_stats_at > STATS_SECONDS:
+                self._tell_stats()
+
+    def _read(self) -> None:
+        """Messages as they come, until the API is gone."""
         try:
-            connection.send({"id": call_id, "epoch": epoch, **answer})
-        except ValueError:
-            log.exception("%s gave a result that JSON cannot carry", verb)
-            failed = EngineFailed(
-                f"The result of {verb} holds numbers that are not finite; the weights that were "
-                "asked may have diverged."
-            )
-            connection.send({"id": call_id, "epoch": epoch, **_error(failed)})
+            while (message := self._connection.receive()) is not None:
+                self._inbox.put(_understood(message))
+        except OSError:
+            log.exception("the socket broke")
+        self._inbox.put(None)
 
+    def _take(self, *, waits: bool) -> bool:
+        """Begin what has come; whether to go on."""
+        while waits or not self._inbox.empty():
+            waits = False
+            read = self._inbox.get()
+            if read is None:
+                return False
+            if read.kind == "stop":
+                self._is_stopping = True
+            elif read.kind == "cancel":
+                self._cancel(read.call_id)
+            else:
+                self._begin(read)
+        return True
 
-def _answer(engine: TrainerEngine, message: Message) -> dict[str, Any]:
-    """Run one call; every error becomes an answer, so that the loop goes on."""
-    try:
-        return {"kind": "result", "result": to_plain(_run(engine, message))}
-    except EngineError as error:
-        return _error(error)
-    except torch.OutOfMemoryError:
-        engine.release_memory()
-        return _error(
-            RequestRefused(
-                "This call does not fit the accelerator's memory; send fewer groups or rollouts "
-                "at once.",
-                code="batch_too_large",
-            )
+    def _begin(self, read: _Read) -> None:
+        if read.error is not None:
+            self._send(read.call_id, _error(read.error))
+            return
+        outcome = self._engine.begin(
+            read.verb, read.command, read.images, lambda delta: self._tell(read.call_id, delta)
         )
+        self._calls[read.call_id] = _Call(verb=read.verb, outcome=outcome)
+
+    def _cancel(self, call_id: int) -> None:
+        call = self._calls.get(call_id)
+        if call is not None:
+            self._engine.cancel(call.outcome)
+
+    def _answer_ended(self) -> None:
+        for call_id, call in [(i, c) for i, c in self._calls.items() if c.outcome.done()]:
+            del self._calls[call_id]
+            answer = self._answer(call)
+            try:
+                self._send(call_id, answer)
+            except ValueError:
+                log.exception("%s gave a result that JSON cannot carry", call.verb)
+                failed = EngineFailed(
+                    f"The result of {call.verb} holds numbers that are not finite; the weights "
+                    "that were asked may have diverged."
+                )
+                self._send(call_id, _error(failed))
+
+    def _answer(self, call: _Call) -> dict[str, Any]:
+        """What became of a call; every error becomes an answer, so that the loop goes on."""
+        try:
+            return {"kind": "result", "result": to_plain(call.outcome.result())}
+        except CancelledError:
+            return _error(EngineFailed("The call was cancelled."))
+        except EngineError as error:
+            return _error(error)
+        except torch.OutOfMemoryError:
+            self._engine.release_memory()
+            return _error(
+                RequestRefused(
+                    "This call does not fit the accelerator's memory; send fewer groups or "
+                    "rollouts at once.",
+                    code="batch_too_large",
+                )
+            )
+        except Exception as error:
+            log.exception("%s failed", call.verb)
+            return _error(EngineFailed(f"{type(error).__name__}: {error}"))
+
+    def _tell(self, call_id: int, delta: AnswerDelta) -> None:
+        self._send(call_id, {"kind": "delta", "delta": to_plain(delta)})
+
+    def _tell_stats(self) -> None:
+        self._told_stats_at = time.monotonic()
+        stats = to_plain(self._engine.stats())
+        self._connection.send({"kind": "stats", "epoch": self._epoch, "stats": stats})
+
+    def _send(self, call_id: int, answer: dict[str, Any]) -> None:
+        self._connection.send({"id": call_id, "epoch": self._epoch, **answer})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A message of the API; `error` is why a call cannot be begun."""
+
+    kind: str
+    call_id: int = 0
+    verb: str = ""
+    command: Any = None
+    images: Sequence[Pixels] = ()
+    error: EngineError | None = None
+
+
+def _understood(message: Message) -> _Read:
+    kind, call_id = message.header["kind"], message.header.get("id", 0)
+    if kind != "call":
+        return _Read(kind=kind, call_id=call_id)
+    verb: str = message.header["verb"]
+    try:
+        if verb not in COMMANDS:
+            raise EngineFailed(f"the worker does not know the verb {verb}")
+        _, _, command, images = read_call(message)
+    except EngineError as error:
+        return _Read(kind=kind, call_id=call_id, verb=verb, error=error)
     except Exception as error:
-        log.exception("%s failed", message.header["verb"])
-        return _error(EngineFailed(f"{type(error).__name__}: {error}"))
+        log.exception("a call of %s cannot be read", verb)
+        failed = EngineFailed(f"{type(error).__name__}: {error}")
+        return _Read(kind=kind, call_id=call_id, verb=verb, error=failed)
+    return _Read(kind=kind, call_id=call_id, verb=verb, command=command, images=images)
 
 
 def _error(error: EngineError) -> dict[str, Any]:
     return {"kind": "error", "error": error_to_plain(error)}
-
-
-def _run(engine: TrainerEngine, message: Message) -> Any:
-    if message.header["verb"] not in COMMANDS:
-        raise EngineFailed(f"the worker does not know the verb {message.header['verb']}")
-    _, verb, command, images = read_call(message)
-    match verb:
-        case "make_rollouts":
-            return engine.make_rollouts(command, images)
-        case "train_step":
-            return engine.train_step(command, images)
-        case "answer":
-            return engine.answer(command, images)
-        case "export_checkpoint":
-            return engine.export_checkpoint(command)
-        case "drop":
-            return engine.drop(command)
-        case _:
-            raise AssertionError(f"{verb} is a verb of the contract without a line here")

@@ -1,64 +1,102 @@
 """Which adapters and optimizer states are in memory; the files that rows name are behind them.
 
+    masters   float32, on the device, for training and export; a few
+    slots     in the model's dtype, on the device, for answering; a few dozen, leased while in use
+    host      what had to leave its slot; as many as some gigabytes hold
+    disk      everything, so thousands of saved checkpoints can be served
+
 An adapter is known by its weights, not by its step: steps that changed nothing share one. What does
-not fit the budget is dropped, least recently used first, and read again when it is asked for.
+not fit goes to the next tier, least recently used first, and comes back when it is asked for.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Generic, TypeVar
+from collections.abc import Hashable
 
 import torch
 
 from contract.engine import AdapterRef, FileRef
 from trainer.adapters.lora import Adapter
+from trainer.counters import Counters
 from trainer.model.config import TextConfig
 from trainer.optim import AdamState
+from trainer.shelf import Shelf
 from trainer.storage import read_tensors
 
-DEFAULT_MAX_ADAPTERS = 32
+DEFAULT_MAX_ADAPTERS = 8
 DEFAULT_MAX_OPTIMIZERS = 8
+DEFAULT_NUM_SLOTS = 48
+DEFAULT_HOST_BYTES = 8 << 30
 
 Key = tuple[str, str]
-T = TypeVar("T")
 
 
 class AdapterBank:
-    """Adapters and optimizer states by finetune and digest."""
+    """Adapters and optimizer states by finetune and digest.
+
+    Args:
+        dtype: What the model computes in.
+        max_adapters: Masters.
+        num_slots: Adapters that answers can use at the same time.
+    """
 
     def __init__(
         self,
         config: TextConfig,
         device: torch.device,
         *,
+        dtype: torch.dtype = torch.float32,
         max_adapters: int = DEFAULT_MAX_ADAPTERS,
         max_optimizers: int = DEFAULT_MAX_OPTIMIZERS,
+        num_slots: int = DEFAULT_NUM_SLOTS,
+        host_bytes: int = DEFAULT_HOST_BYTES,
+        counters: Counters | None = None,
     ):
         self._config = config
         self._device = device
-        self._adapters: _Recent[Adapter] = _Recent(max_adapters)
-        self._optimizers: _Recent[AdamState] = _Recent(max_optimizers)
+        self._dtype = dtype
+        self._masters: Shelf[Adapter] = Shelf(budget=max_adapters, size=_one)
+        self._optimizers: Shelf[AdamState] = Shelf(budget=max_optimizers, size=_one)
+        self._host: Shelf[Adapter] = Shelf(
+            budget=host_bytes, size=_bytes_of, name="adapters_host", counters=counters
+        )
+        self._slots: Shelf[Adapter] = Shelf(
+            budget=num_slots,
+            size=_one,
+            name="adapters",
+            counters=counters,
+            on_evicted=self._to_host,
+        )
 
     def adapter(self, ref: AdapterRef) -> Adapter:
-        """The adapter that a command names: from memory, from its file, or fresh from its seed.
+        """The masters that a command names: from memory, from the file, or fresh from the seed.
 
         Raises:
             EngineFailed: Its file is missing or damaged.
         """
-        key = self._key(ref)
-        found = self._adapters.get(key)
+        key = _key(ref)
+        found = self._masters.get(key)
         if found is None:
-            if ref.weights is None:
-                found = Adapter.fresh(self._config, ref.rank, seed=ref.seed, device=self._device)
-            else:
-                tensors = {
-                    name: tensor.to(self._device, torch.float32)
-                    for name, tensor in read_tensors(ref.weights).items()
-                }
-                found = Adapter(self._config, ref.rank, tensors)
-            self._adapters.put(key, found)
+            found = self._read(ref)
+            self._masters.put(key, found)
         return found
+
+    def lease(self, ref: AdapterRef) -> Adapter | None:
+        """The adapter in a slot, which is its own until `release`; None while all are taken.
+
+        Raises:
+            EngineFailed: Its file is missing or damaged.
+        """
+        key = _key(ref)
+        if self._slots.get(key) is None:
+            if not self._slots.can_take(1):
+                return None
+            self._slots.put(key, self._fetched(key) or self._served(ref))
+        return self._slots.lease(key)
+
+    def release(self, ref: AdapterRef) -> None:
+        """Give a lease back; the adapter stays in its slot until another needs it."""
+        self._slots.release(_key(ref))
 
     def optimizer(self, ref: AdapterRef, file: FileRef | None) -> AdamState:
         """The optimizer state that belongs to an adapter; fresh when there is no file yet."""
@@ -81,36 +119,55 @@ class AdapterBank:
         optimizer: AdamState,
     ) -> None:
         """Remember the outcome of a step under the digests of its files."""
-        self._adapters.put((finetune_id, weights.digest), adapter)
+        self._masters.put((finetune_id, weights.digest), adapter)
         self._optimizers.put((finetune_id, optimizer_file.digest), optimizer)
 
     def drop(self, finetune_id: str) -> None:
-        """Forget everything of a finetune."""
-        self._adapters.drop(finetune_id)
-        self._optimizers.drop(finetune_id)
+        """Forget everything of a finetune that is not in use."""
+        for shelf in (self._masters, self._optimizers, self._slots, self._host):
+            shelf.drop(lambda key: isinstance(key, tuple) and key[0] == finetune_id)
 
-    def _key(self, ref: AdapterRef) -> Key:
-        return ref.finetune_id, "fresh" if ref.weights is None else ref.weights.digest
+    def give_up(self) -> None:
+        """Free the device of what can be read again."""
+        for shelf in (self._masters, self._optimizers, self._slots):
+            shelf.drop()
+
+    def _served(self, ref: AdapterRef) -> Adapter:
+        """The masters in the model's dtype; themselves where that is the same."""
+        masters = self._masters.get(_key(ref)) or self._read(ref)
+        return masters.to(self._device, self._dtype)
+
+    def _read(self, ref: AdapterRef) -> Adapter:
+        if ref.weights is None:
+            return Adapter.fresh(self._config, ref.rank, seed=ref.seed, device=self._device)
+        tensors = {
+            name: tensor.to(self._device, torch.float32)
+            for name, tensor in read_tensors(ref.weights).items()
+        }
+        return Adapter(self._config, ref.rank, tensors)
+
+    def _to_host(self, key: Hashable, adapter: Adapter) -> None:
+        self._host.put(key, adapter.to("cpu"))
+
+    def _fetched(self, key: Key) -> Adapter | None:
+        kept = self._host.get(key)
+        return None if kept is None else kept.to(self._device)
 
 
-class _Recent(Generic[T]):
-    """The most recently used values, at most `capacity` of them."""
+def version_of(ref: AdapterRef) -> str:
+    """What tells the weights of one version from all others; equal weights have one version."""
+    if ref.weights is None:
+        return f"fresh, rank {ref.rank}, seed {ref.seed}"
+    return ref.weights.digest
 
-    def __init__(self, capacity: int):
-        self._capacity = capacity
-        self._values: OrderedDict[Key, T] = OrderedDict()
 
-    def get(self, key: Key) -> T | None:
-        if key in self._values:
-            self._values.move_to_end(key)
-        return self._values.get(key)
+def _key(ref: AdapterRef) -> Key:
+    return ref.finetune_id, version_of(ref)
 
-    def put(self, key: Key, value: T) -> None:
-        self._values[key] = value
-        self._values.move_to_end(key)
-        while len(self._values) > self._capacity:
-            self._values.popitem(last=False)
 
-    def drop(self, finetune_id: str) -> None:
-        for key in [key for key in self._values if key[0] == finetune_id]:
-            del self._values[key]
+def _one(_: object) -> int:
+    return 1
+
+
+def _bytes_of(adapter: Adapter) -> int:
+    return adapter.num_bytes

@@ -77,9 +77,11 @@ class Adapter:
         up_a, up_b, down_a, down_b = (self.tensors[f"{name}.{factor}"] for factor in FACTORS)
         return LoraLayer(up_a=up_a, up_b=up_b, down_a=down_a, down_b=down_b)
 
-    def to(self, device: torch.device | str) -> Adapter:
-        """The same adapter on a device."""
-        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Adapter:
+        """The same adapter on a device, or this one if it is there already."""
+        moved = {name: tensor.to(device, dtype) for name, tensor in self.tensors.items()}
+        if all(moved[name] is tensor for name, tensor in self.tensors.items()):
+            return self
         return Adapter(self._config, self.rank, moved)
 
     @property

@@ -6,89 +6,110 @@ are merged by their log-sum-exp, which is exact:
 
     out = (out_1 exp(l_1) + out_2 exp(l_2)) / (exp(l_1) + exp(l_2))
 
-Source: arXiv 2402.05099 (the split), 2205.14135 (the merge).
+Suffixes lie in blocks of a pool. Rows may be filled up with padding, which computes something that
+nobody reads, so that the shapes of a step are few.
+
+Source: arXiv 2402.05099 (the split), 2205.14135 (the merge), 2309.06180 (blocks).
 
 Letters: L layers, B rows, R rows of one prompt, H heads, P positions of a prompt, S slots of a
-suffix, d head width.
+suffix, N blocks of the pool, d head width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch.nn import functional
+from torch import Tensor
 
+from trainer.model.kv_blocks import BLOCK, SCRATCH, ZEROS, BlockPool, num_blocks_for
 from trainer.model.kv_cache import KVCache
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedPrompt:
-    """One prompt's keys and values [L, H, P, d], and how many rows continue it."""
+@dataclass(eq=False)
+class Suffix:
+    """What one row added to its prompt: `length` positions in `blocks`, of `capacity`."""
 
-    keys_LHPd: torch.Tensor
-    values_LHPd: torch.Tensor
-    num_rows: int
+    pool: BlockPool
+    capacity: int
+    length: int = 0
+    blocks: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pool.promise(num_blocks_for(self.capacity))
 
     @property
-    def length(self) -> int:
-        return self.keys_LHPd.shape[2]
+    def slot(self) -> int:
+        """Where the next position goes, counted over all blocks of the pool."""
+        return self.blocks[self.length // BLOCK] * BLOCK + self.length % BLOCK
+
+    @property
+    def is_between_blocks(self) -> bool:
+        """Whether the next position needs a new block."""
+        return self.length == len(self.blocks) * BLOCK
+
+    def end(self) -> None:
+        """Return all blocks; nothing of the row is read again."""
+        self.pool.give_back(self.blocks, promised=num_blocks_for(self.capacity))
+        self.blocks = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """Where the rows of one step write and read.
+
+    Attributes:
+        slot_B: [B] where each row's new position goes.
+        table_F: [B * blocks of the longest row], the blocks of each row, filled up with zeros.
+        is_filled_BS: [B, S] which slots hold something, the new position included.
+    """
+
+    slot_B: Tensor
+    table_F: Tensor
+    is_filled_BS: Tensor
 
 
 class DecodeCache:
-    """Rows that continue prompts, one position at a time; rows of a prompt stand together.
-
-    Attributes:
-        prompts: In the order of their rows.
-        lengths: How many suffix slots each row has filled.
-    """
+    """Rows that continue prompts, one position at a time; rows of a prompt stand together."""
 
     def __init__(
         self,
-        prompts: Sequence[SharedPrompt],
-        keys_LBHSd: torch.Tensor,
-        values_LBHSd: torch.Tensor,
-        lengths: Sequence[int],
+        pool: BlockPool,
+        prompts: Sequence[tuple[KVCache, int]],
+        suffixes: Sequence[Suffix],
+        *,
+        num_padding: int = 0,
     ) -> None:
-        self.prompts = tuple(prompts)
-        self.lengths = tuple(lengths)
-        self._keys_LBHSd = keys_LBHSd
-        self._values_LBHSd = values_LBHSd
-        self._lengths_B = torch.tensor(lengths, dtype=torch.long, device=keys_LBHSd.device)
-
-    @classmethod
-    def continuing(cls, prompts: Sequence[tuple[KVCache, int]], *, capacity: int) -> DecodeCache:
-        """Rows without a suffix yet.
+        """Lay rows out.
 
         Args:
-            prompts: Caches of one row, each with the number of rows that continue it.
-            capacity: Suffix slots of each row.
+            prompts: Caches of one row each, and how many rows continue each.
+            suffixes: Of all rows, in the order of their prompts.
+            num_padding: Rows behind them that belong to nobody.
 
         Raises:
-            ValueError: A cache has several rows.
+            ValueError: A cache has several rows, or the counts do not add up.
         """
-        shared = []
-        for cache, num_rows in prompts:
+        for cache, _ in prompts:
             if cache.num_rows != 1:
                 raise ValueError(f"a prompt has one row, this cache has {cache.num_rows}")
-            shared.append(
-                SharedPrompt(
-                    keys_LHPd=cache.keys_LBHSd[:, 0, :, : cache.length],
-                    values_LHPd=cache.values_LBHSd[:, 0, :, : cache.length],
-                    num_rows=num_rows,
-                )
-            )
-        layers, heads, _, width = shared[0].keys_LHPd.shape
-        num_rows = sum(prompt.num_rows for prompt in shared)
-        like = shared[0].keys_LHPd
-        return cls(
-            shared,
-            like.new_zeros(layers, num_rows, heads, capacity, width),
-            like.new_zeros(layers, num_rows, heads, capacity, width),
-            [0] * num_rows,
-        )
+        num_rows = sum(count for _, count in prompts)
+        if num_rows != len(suffixes):
+            raise ValueError(f"the prompts have {num_rows} rows, suffixes are {len(suffixes)}")
+        self._pool = pool
+        self._prompts = tuple(prompts)
+        self._suffixes = tuple(suffixes)
+        self._num_padding = num_padding
+        self._prompt_lengths = [cache.length for cache, count in prompts for _ in range(count)]
+        self._places: _Places | None = None
+        self._table_F: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """All rows, padding included."""
+        return len(self._suffixes) + self._num_padding
 
     @property
     def length(self) -> int:
@@ -96,25 +117,28 @@ class DecodeCache:
         return max(self._positions())
 
     @property
-    def positions_B1(self) -> torch.Tensor:  # noqa: N802 (shape suffix)
+    def positions_B1(self) -> Tensor:  # noqa: N802 (shape suffix)
         """[B, 1] the position that each row fills next."""
-        return torch.tensor(self._positions(), device=self._lengths_B.device)[:, None]
+        positions = self._positions() + [0] * self._num_padding
+        return torch.tensor(positions, device=self._pool.keys_LHNSd.device)[:, None]
 
     def _positions(self) -> list[int]:
         """Known to the host, so that asking does not wait for the device."""
-        prompts = [p.length for p in self.prompts for _ in range(p.num_rows)]
-        return [prompt + own for prompt, own in zip(prompts, self.lengths, strict=True)]
+        return [
+            length + suffix.length
+            for length, suffix in zip(self._prompt_lengths, self._suffixes, strict=True)
+        ]
 
     def attend(
         self,
         layer: int,
-        q_BHTd: torch.Tensor,
-        k_BHTd: torch.Tensor,
-        v_BHTd: torch.Tensor,
+        q_BHTd: Tensor,
+        k_BHTd: Tensor,
+        v_BHTd: Tensor,
         *,
-        mask_B1TS: torch.Tensor | None,
+        mask_B1TS: Tensor | None,
         is_causal: bool,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Append one position per row and attend to everything before it.
 
         Returns:
@@ -123,105 +147,91 @@ class DecodeCache:
         Raises:
             ValueError: There is more than one new position, a mask, or no slot left.
         """
-        num_rows, _, num_new, _ = q_BHTd.shape
+        num_rows, num_heads, num_new, width = q_BHTd.shape
         if num_new != 1 or mask_B1TS is not None or is_causal:
             raise ValueError("rows grow by one position, which sees everything before it")
-        if num_rows != len(self.lengths):
-            raise ValueError(f"cache has {len(self.lengths)} rows, the input has {num_rows}")
-        end = max(self.lengths) + 1
-        if end > self._keys_LBHSd.shape[3]:
-            raise ValueError(f"all {end - 1} suffix slots are filled")
-        rows = torch.arange(num_rows, device=q_BHTd.device)
-        self._keys_LBHSd[layer, rows, :, self._lengths_B] = k_BHTd[:, :, 0]
-        self._values_LBHSd[layer, rows, :, self._lengths_B] = v_BHTd[:, :, 0]
-        is_filled_BS = torch.arange(end, device=rows.device) <= self._lengths_B[:, None]
-        own_BH1d, own_weight_BH1 = _attention(
-            q_BHTd,
-            self._keys_LBHSd[layer, :, :, :end],
-            self._values_LBHSd[layer, :, :, :end],
-            is_filled_BS[:, None, None],
+        if num_rows != self.num_rows:
+            raise ValueError(f"cache has {self.num_rows} rows, the input has {num_rows}")
+        if self._places is None:
+            self._places = self._placed()
+        places = self._places
+        keys_HNSd, values_HNSd = self._pool.keys_LHNSd[layer], self._pool.values_LHNSd[layer]
+        for kept, new_BHTd in ((keys_HNSd, k_BHTd), (values_HNSd, v_BHTd)):
+            new_HBd = new_BHTd[:, :, 0].transpose(0, 1)
+            kept.view(num_heads, -1, width).index_copy_(1, places.slot_B, new_HBd)
+        q_HBd = q_BHTd[:, :, 0].transpose(0, 1)
+        of_rows = (num_heads, num_rows, places.is_filled_BS.shape[1], width)
+        own_HB1d, own_weight_HB1 = _attention(
+            q_HBd[:, :, None],
+            keys_HNSd.index_select(1, places.table_F).view(of_rows),
+            values_HNSd.index_select(1, places.table_F).view(of_rows),
+            places.is_filled_BS[None, :, None],
         )
-        shared, shared_weight, first = [], [], 0
-        for prompt in self.prompts:
-            q_1HRd = q_BHTd[first : first + prompt.num_rows, :, 0].transpose(0, 1)[None]
-            out_1HRd, weight_1HR = _attention(
-                q_1HRd, prompt.keys_LHPd[layer][None], prompt.values_LHPd[layer][None], None
-            )
-            shared.append(out_1HRd[0].transpose(0, 1))
-            shared_weight.append(weight_1HR[0].transpose(0, 1))
-            first += prompt.num_rows
-        shared_BH1d = torch.cat(shared)[:, :, None]
-        share_BH1 = torch.sigmoid(own_weight_BH1 - torch.cat(shared_weight)[:, :, None])
-        merged_BH1d = torch.lerp(shared_BH1d, own_BH1d, share_BH1[..., None])
-        return merged_BH1d.to(q_BHTd.dtype)
+        shared_HBd, shared_weight_HB = self._attend_to_prompts(layer, q_HBd)
+        own_share_HB = torch.sigmoid(own_weight_HB1[..., 0] - shared_weight_HB)
+        merged_HBd = torch.lerp(shared_HBd, own_HB1d[:, :, 0], own_share_HB[..., None])
+        return merged_HBd.transpose(0, 1)[:, :, None].to(q_BHTd.dtype)
 
     def advance(self, num_new: int) -> None:
         """Count a position more for every row."""
-        self.lengths = tuple(length + num_new for length in self.lengths)
-        self._lengths_B = self._lengths_B + num_new
+        for suffix in self._suffixes:
+            suffix.length += num_new
+        self._places = None
 
-    def joined(self, other: DecodeCache) -> DecodeCache:
-        """A cache with the rows of another behind these; each row goes on where it is."""
-        capacity = max(self._keys_LBHSd.shape[3], other._keys_LBHSd.shape[3])
-        grown = [
-            torch.cat([_with_capacity(part, capacity) for part in parts], dim=1)
-            for parts in (
-                (self._keys_LBHSd, other._keys_LBHSd),
-                (self._values_LBHSd, other._values_LBHSd),
+    def _attend_to_prompts(self, layer: int, q_HBd: Tensor) -> tuple[Tensor, Tensor]:
+        """Each prompt with all of its rows at once: [H, B, d] and [H, B]."""
+        outs, weights, first = [], [], 0
+        for cache, num_rows in self._prompts:
+            filled = slice(0, cache.length)
+            out_HRd, weight_HR = _attention(
+                q_HBd[:, first : first + num_rows],
+                cache.keys_LBHSd[layer, 0, :, filled],
+                cache.values_LBHSd[layer, 0, :, filled],
             )
-        ]
-        return DecodeCache(
-            (*self.prompts, *other.prompts),
-            grown[0],
-            grown[1],
-            (*self.lengths, *other.lengths),
-        )
+            outs.append(out_HRd)
+            weights.append(weight_HR)
+            first += num_rows
+        if self._num_padding:
+            shape = (len(q_HBd), self._num_padding)
+            outs.append(outs[0].new_zeros(*shape, q_HBd.shape[-1]))
+            weights.append(weights[0].new_full(shape, -torch.inf))
+        return torch.cat(outs, dim=1), torch.cat(weights, dim=1)
 
-    def select(self, rows: Sequence[int]) -> DecodeCache:
-        """A cache of the given rows only, in ascending order."""
-        prompts, first = [], 0
-        for prompt in self.prompts:
-            end = first + prompt.num_rows
-            num_kept = sum(first <= row < end for row in rows)
-            if num_kept:
-                prompts.append(
-                    SharedPrompt(
-                        keys_LHPd=prompt.keys_LHPd,
-                        values_LHPd=prompt.values_LHPd,
-                        num_rows=num_kept,
-                    )
-                )
-            first = end
-        kept = torch.tensor(rows, device=self._lengths_B.device)
-        return DecodeCache(
-            prompts,
-            self._keys_LBHSd.index_select(1, kept),
-            self._values_LBHSd.index_select(1, kept),
-            [self.lengths[row] for row in rows],
-        )
-
-
-def _with_capacity(suffix_LBHSd: torch.Tensor, capacity: int) -> torch.Tensor:
-    missing = capacity - suffix_LBHSd.shape[3]
-    return functional.pad(suffix_LBHSd, (0, 0, 0, missing)) if missing else suffix_LBHSd
+    def _placed(self) -> _Places:
+        """Give every row a slot for its next position, and lay out what it reads."""
+        suffixes, device = self._suffixes, self._pool.keys_LHNSd.device
+        for suffix in suffixes:
+            if suffix.length >= suffix.capacity:
+                raise ValueError(f"all {suffix.capacity} positions of a row are filled")
+        growing = [suffix for suffix in suffixes if suffix.is_between_blocks]
+        for suffix, block in zip(growing, self._pool.take(len(growing)), strict=True):
+            suffix.blocks.append(block)
+        if growing or self._table_F is None:
+            most = max(len(suffix.blocks) for suffix in suffixes)
+            tables = [s.blocks + [ZEROS] * (most - len(s.blocks)) for s in suffixes]
+            tables += [[SCRATCH] + [ZEROS] * (most - 1)] * self._num_padding
+            self._table_F = torch.tensor(tables, device=device).flatten()
+        lengths = [suffix.length for suffix in suffixes] + [0] * self._num_padding
+        slots = [suffix.slot for suffix in suffixes] + [SCRATCH * BLOCK] * self._num_padding
+        length_B, slot_B = torch.tensor([lengths, slots], device=device)
+        num_slots = len(self._table_F) // len(lengths) * BLOCK
+        is_filled_BS = torch.arange(num_slots, device=device) <= length_B[:, None]
+        return _Places(slot_B=slot_B, table_F=self._table_F, is_filled_BS=is_filled_BS)
 
 
 def _attention(
-    q_BHTd: torch.Tensor,
-    k_BHSd: torch.Tensor,
-    v_BHSd: torch.Tensor,
-    mask: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    q_XTd: Tensor, k_XSd: Tensor, v_XSd: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention with the logarithm of its normaliser, scores in float32 or better.
 
     Returns:
-        [B, H, T, d] and [B, H, T].
+        [..., T, d] and [..., T].
     """
-    dtype = torch.promote_types(q_BHTd.dtype, torch.float32)
-    q_BHTd = q_BHTd.to(dtype) / math.sqrt(q_BHTd.shape[-1])
-    scores_BHTS = q_BHTd @ k_BHSd.to(dtype).transpose(-1, -2)
+    dtype = torch.promote_types(q_XTd.dtype, torch.float32)
+    q_XTd = q_XTd.to(dtype) / math.sqrt(q_XTd.shape[-1])
+    scores_XTS = q_XTd @ k_XSd.to(dtype).transpose(-1, -2)
     if mask is not None:
-        scores_BHTS = scores_BHTS.masked_fill(~mask, -torch.inf)
-    weight_BHT = scores_BHTS.logsumexp(-1)
-    probability_BHTS = torch.exp(scores_BHTS - weight_BHT[..., None])
-    return probability_BHTS @ v_BHSd.to(dtype), weight_BHT
+        scores_XTS = scores_XTS.masked_fill(~mask, -torch.inf)
+    weight_XT = scores_XTS.logsumexp(-1)
+    probability_XTS = torch.exp(scores_XTS - weight_XT[..., None])
+    return probability_XTS @ v_XSd.to(dtype), weight_XT

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from tests.micro import (
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row
 from trainer.decoder import Decoder, DecodeRequest
+from trainer.model.kv_blocks import BlockPool
 from trainer.prefill import Prefix, prefill
 from trainer.sampling import sample
 from trainer.sequence import Trace
@@ -91,21 +93,28 @@ def test_a_request_is_the_same_alone_and_in_any_company(data):
     arrivals = data.draw(
         st.lists(st.tuples(st.integers(0, 6), requests(family)), min_size=1, max_size=6)
     )
-    decoder = Decoder(model)
+    pool = BlockPool(
+        model.config.text, data.draw(st.integers(1, 12)), device="cpu", dtype=torch.float64
+    )
+    buckets = data.draw(st.sampled_from([(), (1, 2, 4, 8, 16, 32)]))
+    decoder = Decoder(model, pool, max_rows=data.draw(st.integers(1, 20)), row_buckets=buckets)
     found: dict[int, tuple[Trace, ...]] = {}
     tickets: dict[int, DecodeRequest] = {}
     waiting = sorted(arrivals, key=lambda arrival: arrival[0])
     tick = 0
-    while waiting or decoder.num_rows:
+    while waiting or not decoder.is_idle:
         while waiting and waiting[0][0] <= tick:
             request = waiting.pop(0)[1]
             tickets[decoder.add(request)] = request
         found |= decoder.tick()
         tick += 1
     assert set(found) == set(tickets)
+    assert (pool.num_used, pool.num_promised) == (0, 0)
     for ticket, request in tickets.items():
         assert_same(found[ticket], sample(model, request))
 
 
 def test_an_idle_decoder_has_nothing_to_do():
-    assert Decoder(micro_model()).tick() == {}
+    model = micro_model()
+    pool = BlockPool(model.config.text, 1, device="cpu", dtype=torch.float64)
+    assert Decoder(model, pool).tick() == {}

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from tests.reference.model.tiny_moondream import tiny_config
 from trainer.model.attention import place
-from trainer.model.decode_cache import DecodeCache
+from trainer.model.decode_cache import DecodeCache, Suffix
+from trainer.model.kv_blocks import BlockPool
 from trainer.model.moe import MoeMlp
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
@@ -259,40 +260,53 @@ def test_prompts_in_chunks_and_rows_that_share_them_equal_whole_sequences():
             )[:, length:]
         )
     whole = torch.cat(wholes)
-    decode = DecodeCache.continuing(caches, capacity=5)
+    pool = pool_of(model, 5)
+    suffixes = [Suffix(pool, 5) for _ in range(5)]
+    decode = DecodeCache(pool, caches, suffixes)
     kept = [0, 1, 2, 3, 4]
     for step, leaving in ((0, ()), (1, (1,)), (2, ()), (3, (3, 4)), (4, ())):
         if leaving:
-            decode = decode.select([i for i, row in enumerate(kept) if row not in leaving])
             kept = [row for row in kept if row not in leaving]
+            counts = [sum(row < 3 for row in kept), sum(row >= 3 for row in kept)]
+            prompts = [(cache, n) for (cache, _), n in zip(caches, counts, strict=True) if n]
+            decode = DecodeCache(pool, prompts, [suffixes[row] for row in kept])
         out = model(tails[kept, step : step + 1], positions_BT=decode.positions_B1, cache=decode)
         assert torch.allclose(out[:, 0], whole[kept, step], atol=FLOAT64_ABSOLUTE)
     assert caches[0][0].length == 6  # the prompt itself is untouched
-    with pytest.raises(ValueError, match="all 5 suffix slots"):
+    with pytest.raises(ValueError, match="all 5 positions"):
         model(tails[kept, :1], positions_BT=decode.positions_B1, cache=decode)
+
+
+def pool_of(model, num_blocks: int) -> BlockPool:
+    return BlockPool(model.config, num_blocks, device="cpu", dtype=torch.float64)
 
 
 @torch.no_grad()
 def test_rows_that_join_late_have_suffixes_of_their_own_length():
     """The first row has left when the late one needs the slots that only it has."""
     model = scrambled(tiny_config()).text
-    prompts, tails = (torch.randn(2, n, 32, dtype=torch.float64) for n in (4, 6))
+    prompts, tails = (torch.randn(2, n, 32, dtype=torch.float64) for n in (4, 20))
     caches = []
     for prompt in prompts:
         cache = model.new_cache(1, 4)
         model(prompt[None], positions_BT=torch.arange(4)[None], cache=cache)
         caches.append(cache)
-    whole = model(torch.cat([prompts, tails], 1), positions_BT=torch.arange(10)[None])[:, 4:]
-    decode = DecodeCache.continuing([(caches[0], 1)], capacity=4)
+    whole = model(torch.cat([prompts, tails], 1), positions_BT=torch.arange(24)[None])[:, 4:]
+    pool = pool_of(model, 3)
+    first, late = Suffix(pool, 4), Suffix(pool, 20)
+    decode = DecodeCache(pool, [(caches[0], 1)], [first])
     for step in range(3):
         model(tails[:1, step : step + 1], positions_BT=decode.positions_B1, cache=decode)
-    decode = decode.joined(DecodeCache.continuing([(caches[1], 1)], capacity=6))
+    decode = DecodeCache(pool, [(caches[0], 1), (caches[1], 1)], [first, late], num_padding=2)
     both = torch.stack([tails[0, 3], tails[1, 0]])[:, None]
-    out = model(both, positions_BT=decode.positions_B1, cache=decode)
+    padded = torch.cat([both, torch.full((2, 1, 32), 7.0, dtype=torch.float64)])
+    out = model(padded, positions_BT=decode.positions_B1, cache=decode)
     assert torch.allclose(out[0, 0], whole[0, 3], atol=FLOAT64_ABSOLUTE)
     assert torch.allclose(out[1, 0], whole[1, 0], atol=FLOAT64_ABSOLUTE)
-    decode = decode.select([1])
-    for step in range(1, 6):
+    first.end()
+    assert (pool.num_used, pool.num_promised) == (1, 2)
+    decode = DecodeCache(pool, [(caches[1], 1)], [late])
+    for step in range(1, 20):
         out = model(tails[1:, step : step + 1], positions_BT=decode.positions_B1, cache=decode)
         assert torch.allclose(out[0, 0], whole[1, step], atol=FLOAT64_ABSOLUTE)
 
@@ -331,9 +345,15 @@ def test_misuse_is_refused_with_both_values():
         model(embeds, positions_BT=torch.arange(4)[None], cache=cache)
     with pytest.raises(ValueError, match="no_grad"):
         model(embeds[:, :2], positions_BT=torch.arange(2)[None], cache=cache)
+    pool = pool_of(model, 2)
+    suffixes = [Suffix(pool, 3), Suffix(pool, 3)]
     with pytest.raises(ValueError, match="one row, this cache has 2"):
-        DecodeCache.continuing([(cache, 4)], capacity=10)
-    rows = DecodeCache.continuing([(model.new_cache(1, 3), 2)], capacity=3)
+        DecodeCache(pool, [(cache, 2)], suffixes)
+    with pytest.raises(ValueError, match="the prompts have 1 rows, suffixes are 2"):
+        DecodeCache(pool, [(model.new_cache(1, 3), 1)], suffixes)
+    with pytest.raises(ValueError, match="1 blocks were wanted, 0 are free"):
+        Suffix(pool, 1)
+    rows = DecodeCache(pool, [(model.new_cache(1, 3), 2)], suffixes)
     with pytest.raises(ValueError, match="grow by one position"), torch.no_grad():
         model(embeds, positions_BT=torch.arange(4)[None], cache=rows)
     with pytest.raises(ValueError, match="cache has 2 rows, the input has 1"), torch.no_grad():

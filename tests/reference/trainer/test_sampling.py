@@ -19,7 +19,7 @@ from tests.micro import (
     sample_answers,
 )
 from tests.reference.trainer.naive import Naive, naive_sample
-from trainer.drawing import choose
+from trainer.drawing import Heat, choose
 from trainer.sequence import Trace
 
 TOLERANCE = 1e-10  # float64 throughout; the twin adds in another order
@@ -191,19 +191,21 @@ def test_the_adapter_is_applied_to_prompt_and_answer():
 def test_choose_inverts_the_cumulative_distribution(uniform, top_p, expected):
     logits = torch.tensor([[0.1, 0.4, 0.3, 0.2]], dtype=torch.float64).log()
     at = torch.tensor([uniform], dtype=torch.float64)
-    assert choose(logits, at, temperature=1.0, top_p=top_p).item() == expected
+    assert choose(logits, at, [Heat(temperature=1.0, top_p=top_p)] * len(logits)).item() == expected
 
 
 def test_choose_never_takes_what_is_forbidden():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(3, -1)
     ends = torch.tensor([0.5 / 2**32, 0.5, 1 - 0.5 / 2**32], dtype=torch.float64)
     for top_p in (1.0, 0.3):
-        assert set(choose(logits, ends, temperature=1.0, top_p=top_p).tolist()) <= {1, 2}
+        assert set(
+            choose(logits, ends, [Heat(temperature=1.0, top_p=top_p)] * len(logits)).tolist()
+        ) <= {1, 2}
 
 
 def test_temperature_sharpens_before_top_p_cuts():
     # 0.6 | 0.4 at T = 0.25 is 0.835 | 0.165: at top_p 0.7 only the first stays
     logits = torch.tensor([[0.6, 0.4]], dtype=torch.float64).log()
     last = torch.tensor([0.99], dtype=torch.float64)
-    assert choose(logits, last, temperature=0.25, top_p=0.7).item() == 0
-    assert choose(logits, last, temperature=1.0, top_p=0.7).item() == 1
+    assert choose(logits, last, [Heat(temperature=0.25, top_p=0.7)] * len(logits)).item() == 0
+    assert choose(logits, last, [Heat(temperature=1.0, top_p=0.7)] * len(logits)).item() == 1

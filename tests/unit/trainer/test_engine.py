@@ -39,7 +39,7 @@ from tests.micro import (
     pictures,
     returned,
 )
-from trainer import engine as engine_module
+from trainer import sampler as sampler_module
 from trainer import storage
 from trainer.adapters.lora import Adapter, adapter_shapes
 from trainer.engine import TrainerEngine, warm_up
@@ -401,12 +401,12 @@ def test_the_micro_batch_budget_changes_no_metric(tmp_path):
 
 
 def test_room_for_an_answer_is_room_for_a_box_and_its_end():
-    assert engine_module.LEAST_ROOM == 4
+    assert sampler_module.LEAST_ROOM == 4
 
 
 def test_a_question_may_fill_the_context_up_to_that_room():
     model = micro_model()
-    num_words = 128 - engine_module.LEAST_ROOM - len(
+    num_words = 128 - sampler_module.LEAST_ROOM - len(
         SKILLS["query"].prompt(QueryRequest(question=""), language_of(model))
     )  # fmt: skip
     engine = TrainerEngine(loaded_micro())

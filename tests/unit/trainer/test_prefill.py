@@ -20,10 +20,8 @@ from tests.micro import (
     pictures,
     random_adapter,
 )
-from trainer import engine as engine_module
+from trainer import sampler as sampler_module
 from trainer.engine import TrainerEngine
-from trainer.model.kv_cache import KVCache
-from trainer.prefill import Prefix, PrefixStore
 from trainer.storage import write_tensors
 
 WARM = Settings(temperature=1.0, max_tokens=8, max_objects=3)
@@ -38,13 +36,13 @@ def engine() -> TrainerEngine:
 def prefills(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Every prompt that is really run through the model."""
     done: list[object] = []
-    real = engine_module.prefill
+    real = sampler_module.prefill_together
 
-    def counting(model, adapter, row, features):
-        done.append(row)
-        return real(model, adapter, row, features)
+    def counting(model, adapters, rows, features):
+        done.extend(rows)
+        return real(model, adapters, rows, features)
 
-    monkeypatch.setattr(engine_module, "prefill", counting)
+    monkeypatch.setattr(sampler_module, "prefill_together", counting)
     return done
 
 
@@ -68,7 +66,7 @@ def test_a_second_call_gives_what_the_first_gave_without_a_prefill(engine, prefi
 
 def test_a_call_that_finds_its_prefix_encodes_no_picture(engine, monkeypatch):
     make(engine)
-    monkeypatch.setattr(engine, "_features", None)
+    monkeypatch.setattr(engine._sampler, "_features", None)
     make(engine, seed=18)
 
 
@@ -96,29 +94,11 @@ def test_whatever_a_prefix_depends_on_tells_it_apart(engine, prefills, tmp_path)
 
 def test_rollouts_leave_the_prefix_as_it_was(engine):
     make(engine)
-    (prefix,) = engine._prefixes._kept.values()
+    (prefix,) = engine._sampler._prefixes._kept.values()
     before = prefix.cache.keys_LBHSd.clone(), prefix.last_hidden_D.clone()
     make(engine, num_rollouts=7, seed=3)
     assert torch.equal(prefix.cache.keys_LBHSd, before[0])
     assert torch.equal(prefix.last_hidden_D, before[1])
-
-
-def prefix_of(num_slots: int) -> Prefix:
-    cache = KVCache(*(torch.zeros(1, 1, 1, num_slots, 1) for _ in range(2)), length=num_slots)
-    return Prefix(cache=cache, last_hidden_D=torch.zeros(1))
-
-
-def test_the_store_keeps_to_its_budget_and_to_what_was_used_last():
-    store = PrefixStore(budget_bytes=3 * 8)  # three slots of keys and values
-    for name in "abc":
-        store.put(name, prefix_of(1))
-    assert store.get("a") is not None
-    store.put("d", prefix_of(1))
-    assert [name for name in "abcd" if store.get(name) is not None] == ["a", "c", "d"]
-    store.put("a", prefix_of(2))  # replaces, and pushes the oldest out
-    assert [name for name in "abcd" if store.get(name) is not None] == ["a", "d"]
-    store.put("huge", prefix_of(9))
-    assert [name for name in ("a", "d", "huge") if store.get(name) is not None] == ["a", "d"]
 
 
 def test_what_is_kept_is_given_up_when_memory_is_short(engine, prefills):

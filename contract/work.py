@@ -1,0 +1,13 @@
+"""The kinds of work that share a device; the API gives turns by them, the trainer time."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class WorkClass(StrEnum):
+    """What a call wants of the device."""
+
+    INFERENCE = "inference"
+    ROLLOUTS = "rollouts"
+    TRAINING = "training"

@@ -1,0 +1,462 @@
+"""The sampler: requests come, wait for memory, get their prompt computed, and grow with all others.
+
+    ticket = sampler.add(request)
+    sampler.advance(work_class)      one unit of work: some prompts, or one position for every row
+    sampler.take_ended()             what has ended since, an outcome or an error for each ticket
+
+Nothing is refused that can wait. A request waits for a slot of its adapter, for room for the keys
+and values of its prompt, and then, rollout by rollout, for those of its answers; it is never
+overtaken by a later one of its kind, nor by any while it waits for memory.
+
+A unit that fails hits everything that grows; each request is then tried once more alone, so that
+only the one that cannot be served is told so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+
+from contract.engine import AdapterRef
+from contract.errors import RequestRefused
+from contract.skills import Pixels, Settings, Skill, SkillRequest
+from contract.work import WorkClass
+from trainer.adapters.bank import AdapterBank, version_of
+from trainer.adapters.lora import Adapter
+from trainer.batching import Row
+from trainer.counters import Counters
+from trainer.decoder import Decoder, DecodeRequest, Ticket
+from trainer.drawing import Heat, Rollout
+from trainer.image_features import ImageFeatures
+from trainer.memory import kv_bytes_per_position
+from trainer.model.moondream import Moondream
+from trainer.model.published_config import MoondreamConfig
+from trainer.prefill import Prefix, prefill_together
+from trainer.sequence import Trace
+from trainer.shelf import Shelf
+from trainer.skills import SKILLS
+from trainer.skills.base import Language
+
+LEAST_ROOM = 4
+"""Positions that must be left for an answer: one box and its end."""
+
+BASE = "base"
+"""How counters call the base model, which is no finetune."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """Answers wanted.
+
+    Attributes:
+        adapter: None for the base model.
+        image: The picture that the request shows, if any.
+        loc: Where the fields of the request stand in the caller's body.
+        on_growth: Hears of the first rollout after each of its tokens.
+    """
+
+    work_class: WorkClass
+    adapter: AdapterRef | None
+    request: SkillRequest
+    image: Pixels | None
+    settings: Settings
+    num_rollouts: int
+    seed: int
+    loc: tuple[str, ...] = ()
+    on_growth: Callable[[Rollout], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """The answers of a request, and what they took.
+
+    Attributes:
+        num_prompt_positions: BOS, image and prompt.
+        prefill_seconds: For picture and prompt; 0 where both were known.
+        first_token_seconds: From the arrival to the first token.
+        decode_seconds: From the first token's draw to the end.
+    """
+
+    traces: tuple[Trace, ...]
+    num_prompt_positions: int
+    prefill_seconds: float
+    first_token_seconds: float
+    decode_seconds: float
+
+
+@dataclass(eq=False, kw_only=True)
+class _Job:
+    """A request on its way."""
+
+    ticket: Ticket
+    wanted: SampleRequest
+    row: Row
+    arrived: float
+    is_alone: bool = False
+    is_blocked: bool = False
+    adapter: Adapter | None = None
+    num_prompt_positions: int = 0
+    prefill_seconds: float = 0.0
+    first_token: float | None = None
+    leases: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def prefix_key(self) -> Hashable:
+        """Everything that the prefix depends on, the version of the weights above all."""
+        ref = self.wanted.adapter
+        return (None if ref is None else version_of(ref), self.row.image, self.row.prompt)
+
+    @property
+    def shared_as(self) -> Hashable:
+        """What equal greedy requests have in common; None for others."""
+        settings = self.wanted.settings
+        if not Heat(temperature=settings.temperature, top_p=settings.top_p).is_greedy:
+            return None
+        limits = settings.max_tokens, settings.max_objects
+        is_reasoning = getattr(self.wanted.request, "reasoning", False)
+        return (self.prefix_key, self.wanted.request.skill, is_reasoning, limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prefixes:
+    """Prompts after their prefill by key, and which of them were computed just now."""
+
+    all: Mapping[Hashable, Prefix]
+    new: frozenset[Hashable]
+
+
+class Sampler:
+    """All requests of one device.
+
+    Args:
+        prefix_bytes: For the keys and values of prompts, those in use and those that are kept.
+        max_prefill_positions: Prompts go through the model together up to this many positions.
+    """
+
+    def __init__(
+        self,
+        model: Moondream,
+        language: Language,
+        *,
+        bank: AdapterBank,
+        features: ImageFeatures,
+        decoder: Decoder,
+        prefix_bytes: int,
+        max_prefill_positions: int,
+        counters: Counters,
+    ):
+        self._model = model
+        self._language = language
+        self._bank = bank
+        self._features = features
+        self._decoder = decoder
+        self._counters = counters
+        self._max_prefill_positions = max_prefill_positions
+        config = cast("MoondreamConfig", model.config)
+        self._position_bytes = kv_bytes_per_position(config, model.text.wte.dtype)
+        # Any one prompt has to fit, or it would wait for ever.
+        self._prefixes: Shelf[Prefix] = Shelf(
+            budget=max(prefix_bytes, config.text.max_context * self._position_bytes),
+            size=lambda prefix: prefix.num_bytes,
+            name="prefixes",
+            counters=counters,
+        )
+        self._tickets = itertools.count()
+        self._waiting: dict[WorkClass, deque[_Job]] = {kind: deque() for kind in WorkClass}
+        self._alone: deque[_Job] = deque()
+        self._growing: dict[Ticket, _Job] = {}
+        self._ended: list[tuple[Ticket, Sampled | Exception]] = []
+
+    def add(self, wanted: SampleRequest) -> Ticket:
+        """Take a request.
+
+        Raises:
+            RequestRefused: The prompt leaves no room for an answer.
+        """
+        skill = SKILLS[Skill(wanted.request.skill)]
+        row = Row(
+            image=None if wanted.image is None else wanted.image.digest,
+            prompt=tuple(skill.prompt(wanted.request, self._language)),
+        )
+        job = _Job(ticket=next(self._tickets), wanted=wanted, row=row, arrived=time.perf_counter())
+        self._check_room(job)
+        if wanted.image is not None and job.prefix_key not in self._prefixes:
+            self._features.prepare(wanted.image)
+        self._waiting[wanted.work_class].append(job)
+        return job.ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a request; harmless after its end."""
+        for waiting in (*self._waiting.values(), self._alone):
+            for job in [job for job in waiting if job.ticket == ticket]:
+                waiting.remove(job)
+        for decoding, job in list(self._growing.items()):
+            if job.ticket == ticket:
+                self._decoder.cancel(decoding)
+                self._release(self._growing.pop(decoding))
+
+    def work(self) -> set[WorkClass]:
+        """The kinds of work that time can be spent on; what only waits for memory is none."""
+        growing = {job.wanted.work_class for job in self._growing.values()}
+        if growing and (self._alone or self._decoder.num_joining):
+            return growing
+        waiting = [queue[0] for queue in (*self._waiting.values(), self._alone) if queue]
+        return growing | {
+            job.wanted.work_class for job in waiting if not (growing and job.is_blocked)
+        }
+
+    def advance(self, work_class: WorkClass) -> dict[WorkClass, float]:
+        """Do one unit of work, if possible for this kind.
+
+        Returns:
+            How much of the unit each kind had; the shares add up to 1.
+        """
+        admitted = self._admit(work_class)
+        return {admitted: 1.0} if admitted else self._tick()
+
+    def report(self) -> None:
+        """Show how many requests wait and grow now."""
+        for kind in (WorkClass.INFERENCE, WorkClass.ROLLOUTS):
+            self._counters.show("moontune_requests_waiting", len(self._waiting[kind]), kind)
+        self._decoder.report(self._counters)
+
+    def take_ended(self) -> list[tuple[Ticket, Sampled | Exception]]:
+        """What has ended and was not taken yet."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def give_up_memory(self) -> None:
+        """Free what can be computed again and is not in use."""
+        self._prefixes.drop()
+        self._features.give_up()
+        self._bank.give_up()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # --- admission
+
+    def _admit(self, work_class: WorkClass) -> WorkClass | None:
+        """Compute prompts of waiting requests and let them grow; of which kind, if there were any.
+
+        It is the kind that was wanted, unless another waits for memory.
+        """
+        jobs = self._admissible(work_class)
+        if not jobs:
+            return None
+        started = time.perf_counter()
+        for job in jobs:
+            self._counters.observe(
+                "moontune_admission_seconds", started - job.arrived, job.wanted.work_class
+            )
+        try:
+            prefixes = self._prefixes_of(jobs)
+        except Exception as error:
+            self._recover(jobs, error)
+            return jobs[0].wanted.work_class
+        seconds = time.perf_counter() - started
+        for job in jobs:
+            job.prefill_seconds = seconds if job.prefix_key in prefixes.new else 0.0
+            self._let_grow(job, prefixes.all[job.prefix_key])
+        return jobs[0].wanted.work_class
+
+    def _admissible(self, work_class: WorkClass) -> list[_Job]:
+        """Take out of the queue what can begin now, its adapter leased, up to a prefill's size."""
+        if self._alone:
+            can_begin = not self._growing and self._lease(self._alone[0])
+            return [self._alone.popleft()] if can_begin else []
+        if self._decoder.num_joining or any(job.is_alone for job in self._growing.values()):
+            return []
+        heads = [queue[0] for queue in self._waiting.values() if queue]
+        blocked = [job for job in heads if job.is_blocked]
+        if blocked:  # nobody overtakes who waits for memory
+            work_class = min(blocked, key=_arrival).wanted.work_class
+        taken: list[_Job] = []
+        waiting = self._waiting[work_class]
+        while waiting and self._goes_with(waiting[0], taken):
+            if not self._lease(waiting[0]):
+                waiting[0].is_blocked = True
+                break
+            taken.append(waiting.popleft())
+        return taken
+
+    def _goes_with(self, job: _Job, taken: Sequence[_Job]) -> bool:
+        """Whether a prompt is known, or can be computed in one pass with those that were taken."""
+        new = {other.prefix_key: other for other in taken if other.prefix_key not in self._prefixes}
+        if job.prefix_key in self._prefixes or job.prefix_key in new:
+            return True
+        num_positions = sum(map(self._num_positions, (*new.values(), job)))
+        if not self._prefixes.can_take(num_positions * self._position_bytes):
+            job.is_blocked = True
+            return False
+        are_alike = all((job.row.image is None) == (o.row.image is None) for o in new.values())
+        return not new or (are_alike and num_positions <= self._max_prefill_positions)
+
+    def _lease(self, job: _Job) -> bool:
+        """Have the adapter in a slot, if one is free."""
+        ref = job.wanted.adapter
+        if ref is None:
+            return True
+        job.adapter = self._bank.lease(ref)
+        if job.adapter is None:
+            return False
+        job.leases.append(lambda: self._bank.release(ref))
+        return True
+
+    def _prefixes_of(self, jobs: Sequence[_Job]) -> _Prefixes:
+        """The prompts of all jobs, from memory or computed now, leased by each job."""
+        distinct = {job.prefix_key: job for job in jobs}
+        found = {key: self._prefixes.get(key) for key in distinct}
+        new = [distinct[key] for key, prefix in found.items() if prefix is None]
+        images = [job.wanted.image for job in new if job.wanted.image is not None]
+        if new:
+            computed = prefill_together(
+                self._model,
+                [job.adapter for job in new],
+                [job.row for job in new],
+                self._features.of(images),
+            )
+            for job, prefix in zip(new, computed, strict=True):
+                found[job.prefix_key] = prefix
+                self._counters.count(
+                    "moontune_prompt_positions_total", job.wanted.work_class, by=prefix.length
+                )
+        every = {key: prefix for key, prefix in found.items() if prefix is not None}
+        for job in jobs:
+            key = job.prefix_key
+            if key in self._prefixes or self._prefixes.put(key, every[key]):
+                self._prefixes.lease(key)
+                job.leases.append(lambda key=key: self._prefixes.release(key))
+        return _Prefixes(all=every, new=frozenset(job.prefix_key for job in new))
+
+    def _let_grow(self, job: _Job, prefix: Prefix) -> None:
+        wanted = job.wanted
+        skill = SKILLS[Skill(wanted.request.skill)]
+        job.num_prompt_positions = prefix.length
+        shared_as = None if job.is_alone else job.shared_as
+        if self._decoder.shares(shared_as):
+            self._counters.count("moontune_shared_answers_total")
+        decoding = self._decoder.add(
+            DecodeRequest(
+                prefix=prefix,
+                adapter=job.adapter,
+                new_grammar=lambda: skill.grammar(wanted.request, self._language),
+                settings=wanted.settings,
+                num_rollouts=wanted.num_rollouts,
+                seed=wanted.seed,
+                shared_as=shared_as,
+                on_draw=lambda rollout: self._has_grown(job, rollout),
+            )
+        )
+        self._growing[decoding] = job
+
+    # --- growing
+
+    def _tick(self) -> dict[WorkClass, float]:
+        """One position for every row; how much of it was whose."""
+        rows = {
+            decoding: sum(r.finish_reason is None for r in self._decoder.rollouts_of(decoding))
+            for decoding in self._growing
+        }
+        try:
+            ended = self._decoder.tick()
+        except Exception as error:
+            jobs = list(self._growing.values())
+            self._decoder.clear()
+            self._growing.clear()
+            self._recover(jobs, error)
+            return {job.wanted.work_class: 1.0 / len(jobs) for job in jobs}
+        shares = self._count_tick(rows)
+        for decoding, traces in ended.items():
+            job = self._growing.pop(decoding)
+            self._release(job)
+            self._end(job, traces)
+        return shares
+
+    def _count_tick(self, rows: Mapping[Ticket, int]) -> dict[WorkClass, float]:
+        num_rows = max(1, sum(rows.values()))
+        shares: dict[WorkClass, float] = {}
+        for decoding, count in rows.items():
+            kind = self._growing[decoding].wanted.work_class
+            shares[kind] = shares.get(kind, 0.0) + count / num_rows
+        self._counters.count("moontune_decode_ticks_total")
+        self._counters.observe("moontune_decode_rows", float(num_rows))
+        return shares
+
+    def _has_grown(self, job: _Job, rollout: Rollout) -> None:
+        if job.first_token is None:
+            job.first_token = time.perf_counter()
+            self._counters.observe(
+                "moontune_time_to_first_token_seconds",
+                job.first_token - job.arrived,
+                job.wanted.work_class,
+            )
+        if job.wanted.on_growth is not None:
+            job.wanted.on_growth(rollout)
+
+    def _end(self, job: _Job, traces: tuple[Trace, ...]) -> None:
+        now = time.perf_counter()
+        first = job.first_token or now
+        self._counters.count(
+            "moontune_sampled_tokens_total",
+            job.wanted.work_class,
+            BASE if job.wanted.adapter is None else job.wanted.adapter.finetune_id,
+            by=sum(len(trace.actions) for trace in traces),
+        )
+        sampled = Sampled(
+            traces=traces,
+            num_prompt_positions=job.num_prompt_positions,
+            prefill_seconds=job.prefill_seconds,
+            first_token_seconds=first - job.arrived,
+            decode_seconds=now - first,
+        )
+        self._ended.append((job.ticket, sampled))
+
+    # --- trouble
+
+    def _recover(self, jobs: Sequence[_Job], error: Exception) -> None:
+        """After a unit failed: each of its requests again by itself, or, of one, its error."""
+        for job in jobs:
+            self._release(job)
+        if isinstance(error, torch.OutOfMemoryError):
+            self.give_up_memory()
+        if len(jobs) == 1 and (jobs[0].is_alone or not isinstance(error, torch.OutOfMemoryError)):
+            self._ended.append((jobs[0].ticket, error))
+            return
+        log.warning("%s requests are tried again one by one", len(jobs), exc_info=error)
+        for job in jobs:
+            job.is_alone, job.first_token = True, None
+            self._alone.append(job)
+
+    def _release(self, job: _Job) -> None:
+        for release in job.leases:
+            release()
+        job.leases.clear()
+        job.adapter = None
+
+    def _num_positions(self, job: _Job) -> int:
+        return job.row.num_positions(self._model.config.vision.num_image_tokens)
+
+    def _check_room(self, job: _Job) -> None:
+        """Refuse a prompt that leaves no room for an answer."""
+        max_context = self._model.config.text.max_context
+        room = max_context - self._num_positions(job)
+        if room < LEAST_ROOM:
+            field_name = "object" if hasattr(job.wanted.request, "object") else "question"
+            raise RequestRefused(
+                f"The prompt leaves {room} of {max_context} positions for an answer; "
+                "shorten the question.",
+                loc=(*job.wanted.loc, field_name),
+            )
+
+
+def _arrival(job: _Job) -> float:
+    return job.arrived
