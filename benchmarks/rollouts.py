@@ -9,6 +9,8 @@ embeddings, so no vision tower runs. One torch thread, float32, CPU seconds; run
 the sides, medians count. Memory is measured in a process of its own per side: the most resident
 anonymous memory during one call, less that after loading.
 
+`benchmarks.group_size` and `benchmarks.rollouts_http` run after these, each with its own lines.
+
 Prints JSON lines; `ratio` is the comparator's cost over ours.
 """
 
@@ -45,6 +47,10 @@ def main() -> None:
     _tell_generate(ours, theirs, num_runs, facts)
     _tell_many_adapters(ours, theirs, num_runs)
     _tell_expert_lora(num_runs)
+    del ours, theirs
+    for module in ("group_size", "rollouts_http"):  # in processes of their own: less in the way
+        command = [sys.executable, "-m", f"benchmarks.{module}", "--runs", str(num_runs)]
+        subprocess.run(command, check=True)
 
 
 def _tell_generate(ours: Ours, theirs: Theirs, num_runs: int, facts: dict[str, Any]) -> None:
