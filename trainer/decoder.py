@@ -141,7 +141,7 @@ class Decoder:
         return key is not None and key in self._shared
 
     def add(self, request: DecodeRequest) -> Ticket:
-        """Let a request join; those that came before it join first.
+        """Let a request join, as far as there is room now; those that came before go first.
 
         Raises:
             ValueError: Its prompt leaves no room in the context, or one of its rollouts may take
@@ -155,6 +155,7 @@ class Decoder:
         self._joining.append(group)
         if request.shared_as is not None:
             self._shared[request.shared_as] = group
+        self._join()
         return ticket
 
     def share(self, request: DecodeRequest) -> Ticket:

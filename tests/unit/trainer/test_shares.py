@@ -1,0 +1,57 @@
+"""The device's time: in proportion to the shares, and nothing saved up by idleness."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from contract.work import WorkClass
+from trainer.shares import Shares
+
+INFERENCE, ROLLOUTS, TRAINING = WorkClass
+
+
+def run(shares: Shares, kinds, seconds: dict[WorkClass, float], turns: int) -> Counter[WorkClass]:
+    """The seconds that each kind got."""
+    used: Counter[WorkClass] = Counter()
+    for _ in range(turns):
+        kind = shares.next(kinds)
+        shares.charge({kind: seconds[kind]})
+        used[kind] += seconds[kind]
+    return used
+
+
+def test_time_goes_by_shares_however_long_the_units_are():
+    seconds = {INFERENCE: 0.01, ROLLOUTS: 0.02, TRAINING: 0.3}
+    used = run(Shares(train_share=0.4), list(WorkClass), seconds, 3000)
+    total = sum(used.values())
+    assert used[TRAINING] / total == pytest.approx(0.4, abs=0.01)
+    assert used[INFERENCE] / total == pytest.approx(0.4, abs=0.01)
+    assert used[ROLLOUTS] / total == pytest.approx(0.2, abs=0.01)
+
+
+def test_one_kind_alone_has_everything():
+    assert run(Shares(), [TRAINING], {TRAINING: 1.0}, 5) == {TRAINING: 5.0}
+
+
+def test_who_was_idle_has_saved_nothing_up():
+    shares, seconds = Shares(train_share=0.5), dict.fromkeys(WorkClass, 1.0)
+    run(shares, [ROLLOUTS], seconds, 100)
+    used = run(shares, [ROLLOUTS, TRAINING], seconds, 40)
+    # 1/6 of the time is the share of rollouts, 1/2 that of training
+    assert used[TRAINING] == pytest.approx(30, abs=1)
+
+
+def test_who_worked_alone_owes_nothing_to_who_comes_back():
+    shares, seconds = Shares(train_share=0.5), dict.fromkeys(WorkClass, 1.0)
+    run(shares, [ROLLOUTS, TRAINING], seconds, 40)
+    run(shares, [TRAINING], seconds, 1000)
+    used = run(shares, [ROLLOUTS, TRAINING], seconds, 40)
+    assert used[ROLLOUTS] == pytest.approx(10, abs=1)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0, 2.0])
+def test_a_share_lies_between_nothing_and_all(share):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Shares(train_share=share)
