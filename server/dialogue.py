@@ -20,6 +20,7 @@ from contract.framing import Message, encode
 from contract.messages import call_message, read_result
 from contract.skills import Pixels
 from server.channel import Channel, MalformedMessageError
+from server.domain.engine_status import WorkerDiedError
 
 log = structlog.get_logger(__name__)
 
@@ -88,13 +89,13 @@ class Dialogue:
             await asyncio.wait({writing})
             for call in self._calls.values():
                 if not call.answer.done():
-                    call.answer.set_exception(_loss(call))
+                    call.answer.set_exception(self._loss(call))
 
     async def call(self, verb: str, command: Any, images: Sequence[Pixels] = ()) -> Any:
         """Ask for one verb and wait for its answer; cancelling the wait leaves the work running.
 
         Raises:
-            EngineError: As the worker answered, or `WorkerUnavailable` when it ended.
+            EngineError: As the worker answered, or `WorkerDiedError` when it ended.
             ValueError: The command holds a number that is not finite.
         """
         call_id = next(self._ids)
@@ -103,7 +104,7 @@ class Dialogue:
         parts = await asyncio.to_thread(encode, message)
         call = _Call(verb, parts, asyncio.get_running_loop().create_future())
         if self._is_over:
-            raise _loss(call)
+            raise self._loss(call)
         self._calls[call_id] = call
         self._outgoing.put_nowait(call)
         try:
@@ -161,9 +162,8 @@ class Dialogue:
         else:
             call.answer.set_result(outcome)
 
-
-def _loss(call: _Call) -> WorkerUnavailable:
-    """What a caller is told whose worker ended."""
-    if call.is_handed_over:
-        return WorkerUnavailable("The worker ended during this call.")
-    return NotHandedOverError("The worker ended before this call.")
+    def _loss(self, call: _Call) -> WorkerUnavailable:
+        """What a caller is told whose worker ended."""
+        if call.is_handed_over:
+            return WorkerDiedError("The worker ended during this call.", epoch=self._epoch)
+        return NotHandedOverError("The worker ended before this call.")

@@ -1,7 +1,7 @@
 """The only file that knows how a trainer is reached: a child process that is replaced when it ends.
 
 `EngineClient` is `contract.engine.Engine` for the rest of the service. A call waits for a worker
-that is ready, is handed over, and fails with `WorkerUnavailable` when that worker ends under it;
+that is ready, is handed over, and fails with `WorkerDiedError` when that worker ends under it;
 whether it is tried again is the caller's decision, never made here.
 """
 

@@ -8,7 +8,7 @@ import hashlib
 import io
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ from contract.skills import (
     Skill,
     SkillRequest,
 )
-from server.domain.engine_status import EngineStatus
+from server.domain.engine_status import EngineStatus, WorkerDiedError
 from server.domain.errors import ImageDecodeError, ImageTooLargeError, ImageUrlSchemeError
 
 FAKE_MODEL = ModelInfo(
@@ -59,8 +59,11 @@ class FakeEngine:
         model: What it says is loaded.
         state: What `status` says; calls wait while it is not `ready`.
         calls: Every (verb, command) that was handed over, in order.
-        faults: Raised by the next calls, one each; a callable is called instead.
+        faults: What the next calls meet, one each: an error is raised, but `WorkerUnavailable` is
+            the worker's death, which fails every call that it has.
+        is_poison: Says of a command whether a worker dies of it, at once.
         gate: While cleared, calls wait after they were handed over.
+        epoch: The number of the present worker; another takes over as soon as one died.
     """
 
     def __init__(self, model: ModelInfo = FAKE_MODEL):
@@ -68,9 +71,12 @@ class FakeEngine:
         self.state: Literal["starting", "ready", "unavailable"] = "ready"
         self.calls: list[tuple[str, Any]] = []
         self.faults: deque[Exception | None] = deque()
+        self.is_poison: Callable[[Any], bool] = lambda _command: False
         self.step_overrides: dict[str, Any] = {}
         self.gate = asyncio.Event()
         self.gate.set()
+        self.epoch = 1
+        self._in_hand: list[asyncio.Future[Any]] = []
         self.dropped: list[str] = []
         self.num_running = 0
         self.max_running = 0
@@ -166,16 +172,33 @@ class FakeEngine:
     async def drop(self, finetune_id: str) -> None:
         self.dropped.append(finetune_id)
 
+    def die(self) -> None:
+        """End the worker, and with it every call that it has."""
+        self.epoch += 1
+        for passing in self._in_hand:
+            passing.cancel()
+
     async def _call(self, verb: str, command: Any) -> None:
         self.calls.append((verb, command))
         self.num_running += 1
         self.max_running = max(self.max_running, self.num_running)
+        epoch = self.epoch
+        passing = asyncio.ensure_future(self.gate.wait())
+        self._in_hand.append(passing)
         try:
             fault = self.faults.popleft() if self.faults else None
-            if fault is not None:
+            if self.is_poison(command) or isinstance(fault, WorkerUnavailable):
+                self.die()
+            elif fault is not None:
                 raise fault
-            await self.gate.wait()
+            await passing
+        except asyncio.CancelledError:
+            if self.epoch == epoch:
+                raise
+            raise WorkerDiedError("The worker died.", epoch=epoch) from None
         finally:
+            passing.cancel()
+            self._in_hand.remove(passing)
             self.num_running -= 1
 
 

@@ -1,4 +1,4 @@
-"""What the engine client says about the trainer, without asking it."""
+"""What the engine client says about the trainer: how it is, and which one died."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contract.engine import ModelInfo
+from contract.errors import WorkerUnavailable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +22,11 @@ class EngineStatus:
     state: Literal["starting", "ready", "unavailable"]
     detail: str = ""
     model: ModelInfo | None = None
+
+
+class WorkerDiedError(WorkerUnavailable):
+    """A worker ended while it had this call; `epoch` is the number of that worker."""
+
+    def __init__(self, message: str, *, epoch: int):
+        super().__init__(message)
+        self.epoch = epoch

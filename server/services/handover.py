@@ -1,14 +1,14 @@
 """Hands one call to the engine: again when the worker died under it, not for ever.
 
-A worker may die at any instant; the caller's connection may not. A request that was in the hands of
-two workers when they died is refused for good, and for some minutes at sight.
+A worker may die at any instant; the caller's connection may not. What is tried again, beside whom
+and how often is decided by the quarantine.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import structlog
@@ -19,14 +19,13 @@ from contract.errors import (
     EngineFailed,
     RequestRefused,
     StorageFull,
-    WorkerUnavailable,
 )
+from server.domain.engine_status import WorkerDiedError
 from server.domain.errors import (
     BatchTooLargeError,
     ImageTooLargeError,
     InternalError,
     NotSupportedError,
-    RequestCrashesWorkerError,
     ServiceError,
     StorageFullError,
     UnknownSkillError,
@@ -34,12 +33,10 @@ from server.domain.errors import (
     WorkerUnavailableError,
 )
 from server.services.dispatch import Dispatcher
+from server.services.quarantine import Quarantine
 
 T = TypeVar("T")
 
-MAX_DEATHS = 2
-SHUT_OUT_SECONDS = 300.0
-_MAX_REMEMBERED = 1000
 _log = structlog.get_logger("server.handover")
 
 _REFUSALS: dict[str, type[ServiceError]] = {
@@ -53,7 +50,7 @@ class Handover:
 
     def __init__(self, dispatcher: Dispatcher):
         self._dispatcher = dispatcher
-        self._deaths: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._quarantine = Quarantine(dispatcher.clock)
 
     async def call(
         self,
@@ -73,20 +70,19 @@ class Handover:
             ServiceError: The refusal that the caller gets.
         """
         while True:
-            self._check_shut_out(fingerprint)
-            await self._until_ready(redo_before)
-            try:
-                result = await verb()
-            except WorkerUnavailable as error:
-                if self._dispatcher.is_draining:
+            async with self._attempt(fingerprint, redo_before):
+                try:
+                    result = await verb()
+                except WorkerDiedError as error:
+                    if self._dispatcher.is_draining:
+                        raise translate(error) from error
+                    self._quarantine.suspect(fingerprint, epoch=error.epoch)
+                    _log.warning("worker_died_under_call", epoch=error.epoch, detail=str(error))
+                except EngineError as error:
                     raise translate(error) from error
-                self._count_death(fingerprint)
-                _log.warning("worker_died_under_call", detail=str(error))
-            except EngineError as error:
-                raise translate(error) from error
-            else:
-                self._deaths.pop(fingerprint, None)
-                return result
+                else:
+                    self._quarantine.clear(fingerprint)
+                    return result
 
     async def loaded_model(self, *, before: float | None = None) -> ModelInfo:
         """Return what is loaded, once a worker is ready.
@@ -94,38 +90,30 @@ class Handover:
         Raises:
             WorkerUnavailableError: None was before that moment (dispatcher's clock).
         """
-        await self._until_ready(before)
+        await self._in_time(self._dispatcher.until_ready(), before)
         model = self._dispatcher.engine_status().model
         assert model is not None, "an engine that is ready has a model"
         return model
 
-    async def _until_ready(self, redo_before: float | None) -> None:
-        remaining = None if redo_before is None else redo_before - self._dispatcher.clock()
+    @asynccontextmanager
+    async def _attempt(self, fingerprint: bytes, before: float | None) -> AsyncGenerator[None]:
+        """One attempt beside whomever it may be, once a worker is ready."""
+        await self._in_time(self._quarantine.enter(fingerprint), before)
+        try:
+            await self._in_time(self._dispatcher.until_ready(), before)
+            yield
+        finally:
+            self._quarantine.leave()
+
+    async def _in_time(self, waiting: Awaitable[None], before: float | None) -> None:
+        remaining = None if before is None else before - self._dispatcher.clock()
         try:
             async with asyncio.timeout(remaining):
-                await self._dispatcher.until_ready()
+                await waiting
         except TimeoutError:
             raise WorkerUnavailableError(
-                "The worker died under this call and its replacement is not ready. Ask again."
+                "A worker died, and no other was free for this call in time. Ask again."
             ) from None
-
-    def _count_death(self, fingerprint: bytes) -> None:
-        deaths, _ = self._deaths.pop(fingerprint, (0, 0.0))
-        self._deaths[fingerprint] = (deaths + 1, self._dispatcher.clock())
-        if len(self._deaths) > _MAX_REMEMBERED:
-            self._deaths.popitem(last=False)
-
-    def _check_shut_out(self, fingerprint: bytes) -> None:
-        deaths, last_at = self._deaths.get(fingerprint, (0, 0.0))
-        if deaths < MAX_DEATHS:
-            return
-        if self._dispatcher.clock() - last_at > SHUT_OUT_SECONDS:
-            del self._deaths[fingerprint]
-            return
-        raise RequestCrashesWorkerError(
-            f"The worker died {deaths} times while it had this request. It is refused for"
-            f" {SHUT_OUT_SECONDS:g} s; change it, or look for the cause in the server's log."
-        )
 
 
 def translate(error: EngineError) -> ServiceError:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from contract.errors import WorkerUnavailable
+from server.domain.engine_status import WorkerDiedError
 from tests.api.conftest import Serve
 from tests.factories import make_image_url, make_request, make_sft_group
 from tests.fakes import FakeEngine
@@ -311,7 +312,7 @@ async def test_a_redo_waits_until_a_worker_is_ready_again(
         monkeypatch.setattr(engine, "train_step", train_step)
         engine.state = "unavailable"
         engine.calls.append(("died", None))
-        raise DIED
+        raise WorkerDiedError("The worker died.", epoch=1)
 
     monkeypatch.setattr(engine, "train_step", die_once)
     step = start(service.train(finetune_id))
@@ -365,7 +366,7 @@ async def test_rollouts_are_not_made_again_too_late(
 
         async def die(*args: Any) -> Any:
             engine.state = "unavailable"
-            raise DIED
+            raise WorkerDiedError("The worker died.", epoch=1)
 
         monkeypatch.setattr(engine, "make_rollouts", die)
         answer = await service.roll(finetune_id)
@@ -397,7 +398,7 @@ async def test_a_redo_that_waits_when_the_service_closes_is_answered(
 
     async def die(*args: Any) -> Any:
         service.engine.state = "unavailable"
-        raise DIED
+        raise WorkerDiedError("The worker died.", epoch=1)
 
     monkeypatch.setattr(service.engine, "train_step", die)
     step = start(service.train(finetune_id))
@@ -413,7 +414,7 @@ async def test_a_worker_that_ends_with_the_service_is_no_crash(
 
     async def end(*args: Any) -> Any:
         service.dispatcher.drain()
-        raise DIED
+        raise WorkerDiedError("The worker died.", epoch=1)
 
     monkeypatch.setattr(service.engine, "train_step", end)
     refusal(await service.train(finetune_id), 503, "worker_unavailable")
