@@ -1,19 +1,21 @@
-"""Several adapters in one forward pass: their factors side by side, and which one each row uses.
+"""The adapters of a batch, prepared once: which one each row uses, and their factors side by side.
 
-Ranks may differ; smaller ones are filled up with zeros, which add nothing. A row without an adapter
-uses zeros all through. Rows are laid out by adapter and multiplied where the factors are; only in
-expert layers factors are gathered, per row and expert, so this is for decoding, where rows have one
-position each.
+In dense layers adapters stand one behind the other, smaller ranks filled up with zeros, and rows
+are laid out by adapter. In expert layers the ranks of all adapters stand side by side in every
+expert, and a row counts those of its own. A row without an adapter uses zeros, or no rank at all.
+
+Where all rows use one adapter nothing has to be told apart: its factors are only cast and filled up
+to what a grouped product takes.
 
 Letters: N adapters, B rows, D width, F dense inner width, I expert inner width, E experts,
-R largest rank, P largest rank per expert.
+R largest rank, P ranks per expert of all adapters.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,22 +23,27 @@ from torch.nn import functional
 
 from trainer.adapters.lora import FACTORS, Adapter
 from trainer.model.config import TextConfig
+from trainer.model.grouped import whole_strides
 from trainer.model.lora_hook import AdapterRows
+
+NOBODY = -1
+"""Whose the ranks are that only fill up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackedLayer:
-    """The factors of one layer, one adapter behind the other, and each row's adapter.
+    """The factors of one layer, and each row's adapter; None where all rows use the same.
 
-    Shapes: dense layer up_a [N, R, D], up_b [N, F, R], down_a [N, R, F], down_b [N, D, R];
-    expert layer up_a [N, E, P, D], up_b [N, E, 2I, P], down_a [N, E, P, I], down_b [N, E, D, P].
+    Shapes: dense layer up_a [N, R, D], up_b [N, F, R], down_a [N, R, F], down_b [N, D, R], without
+    N where `rows` is None; expert layer up_a [E, P, D], up_b [E, 2I, P], down_a [E, P, I],
+    down_b [E, D, P].
     """
 
     up_a: Tensor
     up_b: Tensor
     down_a: Tensor
     down_b: Tensor
-    rows: AdapterRows
+    rows: AdapterRows | None
 
 
 class AdapterStack:
@@ -50,58 +57,81 @@ class AdapterStack:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        """Stack the distinct ones.
+        """Prepare for rows; a layer's factors are put together when they are first asked for.
 
         Args:
             adapters: One per row; None for rows of the base model. Not all are None.
             dtype: What the rows are computed in.
         """
-        self._distinct: list[Adapter | None] = []
-        index_of: dict[int, int] = {}
-        for adapter in adapters:
-            if id(adapter) not in index_of:
-                index_of[id(adapter)] = len(self._distinct)
-                self._distinct.append(adapter)
-        indexes = [index_of[id(adapter)] for adapter in adapters]
-        rows = AdapterRows.of(indexes, len(self._distinct), device=device)
-        largest = max((a for a in self._distinct if a is not None), key=lambda a: a.rank)
-        self._layers = [
-            StackedLayer(
-                **{f: _stacked(self._distinct, largest, index, f).to(dtype) for f in FACTORS},
-                rows=rows,
-            )
-            for index in range(config.n_layers)
-        ]
+        self._config, self._dtype = config, dtype
+        self._distinct = list({id(adapter): adapter for adapter in adapters}.values())
+        self._owner_P = torch.tensor(_owners(config, self._distinct, dtype), device=device)
+        self._rows = self._rows_of(adapters)
+        self._factors: dict[int, dict[str, Tensor]] = {}
 
     def layer(self, index: int) -> StackedLayer:
-        return self._layers[index]
+        if index not in self._factors:
+            self._factors[index] = {name: self._factor(index, name) for name in FACTORS}
+        return StackedLayer(**self._factors[index], rows=self._rows)
 
     def of_rows(self, adapters: Sequence[Adapter | None]) -> AdapterStack | None:
         """The same factors for other rows; None if one of their adapters is not among these."""
-        index_of = {id(adapter): index for index, adapter in enumerate(self._distinct)}
-        if any(id(adapter) not in index_of for adapter in adapters):
+        known = {id(adapter) for adapter in self._distinct}
+        if any(id(adapter) not in known for adapter in adapters):
             return None
-        device = self._layers[0].rows.adapter_B.device
-        indexes = [index_of[id(adapter)] for adapter in adapters]
-        rows = AdapterRows.of(indexes, len(self._distinct), device=device)
         chosen = copy.copy(self)
-        chosen._layers = [replace(layer, rows=rows) for layer in self._layers]
+        chosen._rows = self._rows_of(adapters)
         return chosen
 
+    def _rows_of(self, adapters: Sequence[Adapter | None]) -> AdapterRows | None:
+        if len(self._distinct) == 1:
+            return None
+        index_of = {id(adapter): index for index, adapter in enumerate(self._distinct)}
+        indexes = [index_of[id(adapter)] for adapter in adapters]
+        return AdapterRows.of(indexes, len(self._distinct), owner_P=self._owner_P)
 
-def _stacked(
-    adapters: Sequence[Adapter | None], largest: Adapter, layer: int, factor: str
-) -> Tensor:
-    """[N, ...] with the rank filled up: the last but one axis of an A, the last of a B."""
-    like = getattr(largest.layer(layer), factor)
-    is_a = factor.endswith("_a")
-    rank_axis = -2 if is_a else -1
-    found = []
-    for adapter in adapters:
-        if adapter is None:
-            found.append(torch.zeros_like(like))
-            continue
-        tensor = getattr(adapter.layer(layer), factor)
-        missing = like.shape[rank_axis] - tensor.shape[rank_axis]
-        found.append(functional.pad(tensor, (0, 0, 0, missing) if is_a else (0, missing)))
-    return torch.stack(found)
+    def _factor(self, layer: int, name: str) -> Tensor:
+        """One factor of all adapters."""
+        is_a = name.endswith("_a")
+        found = [None if a is None else getattr(a.layer(layer), name) for a in self._distinct]
+        if self._config.is_expert_layer(layer):
+            return _beside(found, len(self._owner_P), is_a=is_a).to(self._dtype)
+        return _behind(found, is_a=is_a).to(self._dtype)
+
+
+def _owners(
+    config: TextConfig, adapters: Sequence[Adapter | None], dtype: torch.dtype
+) -> list[int]:
+    """The index of the adapter of each rank of an expert, filled up to whole strides."""
+    if config.moe is None:
+        return []
+    owners: list[int] = []
+    for index, adapter in enumerate(adapters):
+        if adapter is not None:
+            owners += [index] * (adapter.rank // config.moe.experts_per_token)
+    return owners + [NOBODY] * (-len(owners) % whole_strides(dtype))
+
+
+def _behind(factors: Sequence[Tensor | None], *, is_a: bool) -> Tensor:
+    """[N, R, in] or [N, out, R] of a dense layer; one alone stays as it is."""
+    given = [factor for factor in factors if factor is not None]
+    if len(factors) == 1:
+        return given[0]
+    largest = max(factor.shape[_rank_axis(is_a)] for factor in given)
+    zeros = torch.zeros_like(_filled_up(given[0], largest, is_a=is_a))
+    return torch.stack([zeros if f is None else _filled_up(f, largest, is_a=is_a) for f in factors])
+
+
+def _beside(factors: Sequence[Tensor | None], num_ranks: int, *, is_a: bool) -> Tensor:
+    """[E, P, in] or [E, out, P] of an expert layer."""
+    given = [factor for factor in factors if factor is not None]
+    return _filled_up(torch.cat(given, dim=_rank_axis(is_a)), num_ranks, is_a=is_a)
+
+
+def _filled_up(factor: Tensor, num_ranks: int, *, is_a: bool) -> Tensor:
+    missing = num_ranks - factor.shape[_rank_axis(is_a)]
+    return functional.pad(factor, (0, 0, 0, missing) if is_a else (0, missing))
+
+
+def _rank_axis(is_a: bool) -> int:
+    return -2 if is_a else -1

@@ -20,15 +20,26 @@ class AdapterRows:
         adapter_B: [B] int64.
         padded_NG: [N, G] int64, the rows of each adapter; any row where one has fewer than G.
         place_B: [B] int64, where each row stands in `padded_NG`, flattened.
+        is_even: Every adapter has G rows and they stand in its order, so that rows need no moving.
+        is_foreign_BP: [B, P] boolean, True where a rank of an expert's factors is not of the row's
+            adapter.
     """
 
     adapter_B: torch.Tensor
     padded_NG: torch.Tensor
     place_B: torch.Tensor
+    is_even: bool
+    is_foreign_BP: torch.Tensor
 
     @classmethod
-    def of(cls, adapters: Sequence[int], num_adapters: int, *, device: torch.device) -> AdapterRows:
-        """The layout of rows that use these of N adapters."""
+    def of(
+        cls, adapters: Sequence[int], num_adapters: int, *, owner_P: torch.Tensor
+    ) -> AdapterRows:
+        """The layout of rows that use these of N adapters.
+
+        Args:
+            owner_P: [P] int64, the adapter of each rank of an expert's factors.
+        """
         rows_of: list[list[int]] = [[] for _ in range(num_adapters)]
         for row, adapter in enumerate(adapters):
             rows_of[adapter].append(row)
@@ -38,10 +49,13 @@ class AdapterRows:
         for adapter, rows in enumerate(rows_of):
             for column, row in enumerate(rows):
                 place[row] = adapter * width + column
+        adapter_B = torch.tensor(adapters, device=owner_P.device)
         return cls(
-            adapter_B=torch.tensor(adapters, device=device),
-            padded_NG=torch.tensor(padded, device=device),
-            place_B=torch.tensor(place, device=device),
+            adapter_B=adapter_B,
+            padded_NG=torch.tensor(padded, device=owner_P.device),
+            place_B=torch.tensor(place, device=owner_P.device),
+            is_even=place == list(range(num_adapters * width)),
+            is_foreign_BP=adapter_B[:, None] != owner_P,
         )
 
 
@@ -51,8 +65,9 @@ class LayerAdapter(Protocol):
     Shapes: dense layer up_a [R, D], up_b [F, R], down_a [R, F], down_b [D, R];
     expert layer up_a [E, P, D], up_b [E, 2I, P], down_a [E, P, I], down_b [E, D, P].
 
-    Where rows have different adapters, an axis of N adapters stands in front of each, and `rows`
-    says which one a row uses; else it is None.
+    Where rows have different adapters, `rows` says which one a row uses; else it is None. In dense
+    layers an axis of N adapters then stands in front of each; in expert layers P holds the ranks of
+    all adapters side by side.
     """
 
     @property

@@ -13,28 +13,41 @@ from trainer.model.lora_hook import AdapterRows, LayerAdapter
 
 
 def low_rank(
-    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: AdapterRows | None = None
+    x: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    rows: AdapterRows | None = None,
+    *,
+    onto: torch.Tensor,
 ) -> torch.Tensor:
-    """B (A x), with the adapter's masters cast to the dtype of the activations.
+    """onto + B (A x), with the adapter's masters cast to the dtype of the activations.
 
     With several adapters the rows are laid out by adapter, so that each is multiplied where its
-    factors are; what is copied are activations.
+    factors are; rows that already stand so stay where they are.
 
     Args:
         x: [..., in]; with `rows` [B, T, in].
         a: [R, in], or [N, R, in] with `rows`.
         b: [out, R], or [N, out, R].
+        onto: [..., out].
 
     Returns:
         [..., out].
     """
     a, b = a.to(x.dtype), b.to(x.dtype)
     if rows is None:
-        return functional.linear(functional.linear(x, a), b)
+        inner = functional.linear(x, a)
+        out = torch.addmm(onto.flatten(0, -2), inner.flatten(0, -2), b.t())
+        return out.view_as(onto)
     num_adapters, width = rows.padded_NG.shape
-    by_adapter = x[rows.padded_NG].view(num_adapters, width * x.shape[1], x.shape[2])
-    out = torch.bmm(torch.bmm(by_adapter, a.transpose(1, 2)), b.transpose(1, 2))
-    return out.view(num_adapters * width, x.shape[1], -1)[rows.place_B]
+    laid_out = (num_adapters, width * x.shape[1], -1)
+    a, b = a.transpose(1, 2), b.transpose(1, 2)
+    if rows.is_even:
+        out = torch.baddbmm(onto.view(laid_out), torch.bmm(x.view(laid_out), a), b)
+        return out.view_as(onto)
+    by_adapter = x.index_select(0, rows.padded_NG.flatten()).view(laid_out)
+    out = torch.bmm(torch.bmm(by_adapter, a), b)
+    return onto + out.view(-1, *onto.shape[1:]).index_select(0, rows.place_B)
 
 
 class DenseMlp(nn.Module):
@@ -53,9 +66,9 @@ class DenseMlp(nn.Module):
         """
         inner = self.fc1(x)
         if adapter is not None:
-            inner = inner + low_rank(x, adapter.up_a, adapter.up_b, adapter.rows)
+            inner = low_rank(x, adapter.up_a, adapter.up_b, adapter.rows, onto=inner)
         activated = functional.gelu(inner, approximate=self.gelu)
         out = self.fc2(activated)
         if adapter is not None:
-            out = out + low_rank(activated, adapter.down_a, adapter.down_b, adapter.rows)
+            out = low_rank(activated, adapter.down_a, adapter.down_b, adapter.rows, onto=out)
         return out

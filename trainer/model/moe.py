@@ -1,8 +1,8 @@
 """The mixture-of-experts MLP of Moondream 3.
 
-Tokens are sorted by expert, every expert that got any multiplies its own slice, and the results go
-back to their tokens. Moving rows is done by gathers in both directions of differentiation, so
-results do not depend on the order in which threads add.
+Tokens are sorted by expert, every expert multiplies its own slice, and the results go back to their
+tokens. Moving rows is done by gathers in both directions of differentiation, so results do not
+depend on the order in which threads add.
 
 Letters: B rows, T positions, N tokens (B * T), D width, E experts, K experts per token,
 I inner width of an expert, P adapter rank per expert, S slots (N * K), one per token and expert.
@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.model.config import MoeConfig
+from trainer.model.grouped import Groups, grouped_linear, whole_strides
 from trainer.model.lora_hook import AdapterRows, LayerAdapter
 
 
@@ -40,40 +41,14 @@ class ExpertWeights(nn.Module):
         self.weight = nn.Parameter(weight_fp8, requires_grad=False)
         self.scale = scale
 
-    def forward(
-        self,
-        x_S: torch.Tensor,
-        counts: list[int],
-        a_E: tuple[torch.Tensor, ...] | None = None,
-        b_E: tuple[torch.Tensor, ...] | None = None,
-    ) -> torch.Tensor:
-        """Multiply each expert's slice of the slots by its matrix, low-rank factors included.
+    def forward(self, x_S: torch.Tensor, experts: Groups) -> torch.Tensor:
+        """Multiply each expert's slots by its matrix: [S, in], sorted by expert, to [S, out].
 
-        Args:
-            x_S: [S, in], sorted by expert.
-            counts: Slots per expert, E of them.
-            a_E, b_E: E matrices [P, in] and [out, P], or None.
-
-        Returns:
-            [S, out].
+        fp8 matrices are widened when they are taken, one after the other.
         """
-        matrices = self._matrices(x_S.dtype)
-        pieces = []
-        for expert, x in enumerate(x_S.split(counts)):
-            if x.shape[0] == 0:
-                continue
-            y = functional.linear(x, matrices[expert])
-            if a_E is not None and b_E is not None:
-                y = y + functional.linear(functional.linear(x, a_E[expert]), b_E[expert])
-            pieces.append(y)
-        return torch.cat(pieces)
-
-    def _matrices(self, dtype: torch.dtype) -> Sequence[torch.Tensor]:
-        """E matrices [out, in] in `dtype`; fp8 ones are widened when they are taken."""
-        # unbind, not indexing: its backward stacks the E gradients once, indexing adds E full ones
         if self.scale is None:
-            return self.weight.unbind(0)
-        return _Widening(self.weight, self.scale, dtype)
+            return grouped_linear(x_S, self.weight, experts)
+        return grouped_linear(x_S, _Widening(self.weight, self.scale, x_S.dtype), experts)
 
 
 class _Widening(Sequence[torch.Tensor]):
@@ -126,64 +101,56 @@ class MoeMlp(nn.Module):
         slot_order_S = torch.argsort(expert_S, stable=True)
         slot_rank_S = torch.empty_like(slot_order_S)
         slot_rank_S[slot_order_S] = torch.arange(len(slot_order_S), device=x_ND.device)
-        counts = torch.bincount(expert_S, minlength=self.num_experts).tolist()
-
-        x_SD = _SpreadToSlots.apply(x_ND, slot_order_S, slot_rank_S, self.experts_per_token)
         slots = _Slots(
-            expert_S=expert_S[slot_order_S],
+            experts=Groups.of(expert_S[slot_order_S], self.num_experts),
             row_S=slot_order_S // (self.experts_per_token * x_BTD.shape[1]),
         )
-        hidden = self._raised(x_SD, counts, adapter, slots)
+
+        x_SD = _SpreadToSlots.apply(x_ND, slot_order_S, slot_rank_S, self.experts_per_token)
+        hidden = self.fc1(x_SD, slots.experts)
+        if adapter is not None:
+            hidden += _low_rank(x_SD, adapter.up_a, adapter.up_b, adapter.rows, slots)
         value, gate = hidden.chunk(2, dim=-1)
         activated = functional.gelu(value) * (gate + 1)
-        y_SD = self._lowered(activated, counts, adapter, slots)
+        y_SD = self.fc2(activated, slots.experts)
+        if adapter is not None:
+            y_SD += _low_rank(activated, adapter.down_a, adapter.down_b, adapter.rows, slots)
         y_NKD = _ReorderSlots.apply(y_SD, slot_rank_S, slot_order_S).view(
             -1, self.experts_per_token, y_SD.shape[-1]
         )
         y_ND = torch.matmul(share_NK.unsqueeze(1), y_NKD).squeeze(1)
         return y_ND.view_as(x_BTD), logits_BTE
 
-    def _raised(
-        self, x_S: torch.Tensor, counts: list[int], adapter: LayerAdapter | None, slots: _Slots
-    ) -> torch.Tensor:
-        if adapter is None:
-            return self.fc1(x_S, counts)
-        a, b = adapter.up_a, adapter.up_b
-        return _adapted(self.fc1, x_S, counts, a, b, adapter.rows, slots)
 
-    def _lowered(
-        self, x_S: torch.Tensor, counts: list[int], adapter: LayerAdapter | None, slots: _Slots
-    ) -> torch.Tensor:
-        if adapter is None:
-            return self.fc2(x_S, counts)
-        a, b = adapter.down_a, adapter.down_b
-        return _adapted(self.fc2, x_S, counts, a, b, adapter.rows, slots)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Slots:
-    """Whose slots stand where: [S] expert, and [S] row of the batch."""
+    """Slots sorted by expert: whose they are, and [S] which row of the batch each came from."""
 
-    expert_S: torch.Tensor
+    experts: Groups
     row_S: torch.Tensor
 
 
-def _adapted(
-    experts: ExpertWeights,
+def _low_rank(
     x_S: torch.Tensor,
-    counts: list[int],
-    a: torch.Tensor,
-    b: torch.Tensor,
+    a_EPI: torch.Tensor,
+    b_EOP: torch.Tensor,
     rows: AdapterRows | None,
     slots: _Slots,
 ) -> torch.Tensor:
-    """The experts' matrices with low-rank factors: one adapter for all rows, or one per row."""
-    a, b = a.to(x_S.dtype), b.to(x_S.dtype)
-    if rows is None:
-        return experts(x_S, counts, a.unbind(0), b.unbind(0))
-    of_slot_S = rows.adapter_B[slots.row_S], slots.expert_S
-    inner_SP = torch.bmm(a[of_slot_S], x_S[..., None])
-    return experts(x_S, counts) + torch.bmm(b[of_slot_S], inner_SP)[..., 0]
+    """B_e (A_e x) of each slot.
+
+    With several adapters their ranks stand side by side: a slot is multiplied by all, and what is
+    not of its row's adapter is put to zero in between. That is a few columns more of a product
+    whose cost is that of reading the factors; slots need no second order, and no factor is copied.
+    """
+    a_EPI, b_EOP = a_EPI.to(x_S.dtype), b_EOP.to(x_S.dtype)
+    if missing := -a_EPI.shape[1] % whole_strides(x_S.dtype):  # a stack is filled up already
+        a_EPI = functional.pad(a_EPI, (0, 0, 0, missing))
+        b_EOP = functional.pad(b_EOP, (0, missing))
+    inner_SP = grouped_linear(x_S, a_EPI, slots.experts)
+    if rows is not None:
+        inner_SP = inner_SP.masked_fill(rows.is_foreign_BP.index_select(0, slots.row_S), 0)
+    return grouped_linear(inner_SP, b_EOP, slots.experts)
 
 
 class _SpreadToSlots(torch.autograd.Function):
