@@ -18,7 +18,8 @@ by one, the other at once, and must give the same rollouts.
 
 Prints JSON lines: `ratio` is the seconds of the wall clock one by one over those at once, each the
 median of its runs; `spread` is the lowest and the highest ratio of a run. `cpu_seconds` tells who
-worked: if it is not the worker, the ratio says little about the engine.
+worked: if it is not the worker, the ratio says little about the engine. On a machine that is busy
+with other things `worker_cpu_ratio` is what remains to be believed.
 """
 
 from __future__ import annotations
@@ -311,6 +312,7 @@ def _tell(name: str, used: dict[str, list[Used]], **more: Any) -> None:
         "ratio": walls["theirs"] / walls["ours"],
         "runs": len(rounds),
         "spread": [min(rounds), max(rounds)],
+        "worker_cpu_ratio": medians["theirs"]["worker"] / medians["ours"]["worker"],
         "wall_seconds": walls,
         "cpu_seconds": medians,
         **more,
