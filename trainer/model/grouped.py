@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 STRIDE_BYTES = 16
-"""The grouped product wants the rows of every matrix to be multiples of this."""
+"""The grouped product wants matrices to start at multiples of this, and each of their rows."""
 
 CUDA_MAJORS = (9, 10)
 """Devices that have a kernel for it (Hopper, Blackwell); on others it reads the ends by itself."""
@@ -75,6 +75,8 @@ def grouped_linear(
 
 def _is_one_call(x_SI: torch.Tensor, matrices_GOI: torch.Tensor) -> bool:
     """Whether the grouped product takes these and leaves the ends of the groups on the device."""
+    if any(tensor.data_ptr() % STRIDE_BYTES for tensor in (x_SI, matrices_GOI)):
+        return False  # as a weight may lie in a mapped file
     if any(width % whole_strides(x_SI.dtype) for width in matrices_GOI.shape[1:]):
         return False
     if x_SI.device.type == "cuda":

@@ -13,12 +13,13 @@ from trainer.model.grouped import Groups, grouped_linear
 from trainer.model.moe import MoeMlp
 
 FLOAT32_RELATIVE = 1e-6
+GROUP_OF_ROW = (1, 1, 1, 2, 3, 3, 3, 3)
 EXPERTS, ACTIVE, DIM, INNER = 6, 2, 16, 12
 
 
 def groups() -> Groups:
-    """Rows of groups 1, 2 and 4 of five: the first, the last and one between are empty."""
-    return Groups.of(torch.tensor([1, 1, 1, 2, 3, 3, 3, 3]), 5)
+    """Five, of which the first and the last are empty."""
+    return Groups.of(torch.tensor(GROUP_OF_ROW), 5)
 
 
 def assert_close(found: Tensor, wanted: Tensor) -> None:
@@ -48,6 +49,22 @@ def test_one_call_equals_one_by_one_in_value_and_gradient():
         assert_close(one, other)
     assert not found[1][[0, 4]].any()
     assert found[1][1].any()
+
+
+@pytest.mark.parametrize(
+    ("num_columns", "offset", "dtype"),
+    [(6, 0, torch.float32), (8, 1, torch.float32), (8, 0, torch.float64)],
+    ids=["stride", "start", "float64"],
+)
+def test_what_one_call_does_not_take_is_multiplied_one_by_one(num_columns, offset, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, num_columns, generator=generator, dtype=dtype)
+    numbers = torch.randn(5 * 12 * num_columns + offset, generator=generator, dtype=dtype)
+    matrices = numbers[offset:].view(5, 12, num_columns)
+    found = groups()
+    wanted = torch.stack([matrices[g] @ row for g, row in zip(GROUP_OF_ROW, x, strict=True)])
+    assert_close(grouped_linear(x, matrices, found), wanted.double())
+    assert "sizes" in vars(found)  # the host had to ask
 
 
 def experts_and_factors(rank: int) -> tuple[MoeMlp, SimpleNamespace]:
