@@ -128,7 +128,16 @@ class ServerConfig(BaseSettings):
         300.0, gt=0, description="An inference call waits this long to start, then 503."
     )
     max_engine_calls: int = Field(
-        1, ge=1, description="Calls that the trainer is given at once; others wait in fair order."
+        32,
+        ge=1,
+        description="Rollouts and inference calls that the trainer is given at once, besides one"
+        " train step; others wait in fair order.",
+    )
+    train_share: float = Field(
+        0.5,
+        ge=0.05,
+        le=0.95,
+        description="Part of the device's time for training while answers are waiting, too.",
     )
     shutdown_grace_seconds: float = Field(
         60.0, ge=0, description="Running work may take this long to end at shutdown."

@@ -61,7 +61,8 @@ def trainer_command(config: ServerConfig) -> Callable[[int, int], Sequence[str]]
 
     def command(fd: int, epoch: int) -> Sequence[str]:
         ours = ("--fd", str(fd), "--epoch", str(epoch))
-        return module_command("trainer", *ours, *model_options(config))
+        share = ("--train-share", str(config.train_share))
+        return module_command("trainer", *ours, *model_options(config), *share)
 
     return command
 

@@ -1,9 +1,11 @@
 """Dispatcher: who is handed to the engine next, and how long anyone waits.
 
-The API holds calls here, in front of the engine, which gets at most `max_calls` at once. Turns go
-round over the classes of work, and inside a class round over finetunes. Train steps of one finetune
-run one at a time, in the order in which they took their place. Nothing is handed over until the
-engine is ready: while the model loads, calls wait.
+The API holds calls here, in front of the engine, which computes many at once. Rollouts and
+inference, downloads included, share `max_calls` turns. Training has one turn of its own: a step of
+gigabytes waits here and not in the worker, answers never wait for a step's turn, nor a step for
+theirs. Turns go round over the classes of work that have one free, and inside a class round over
+finetunes. Train steps of one finetune run in the order in which they took their place. Nothing is
+handed over until the engine is ready: while the model loads, calls wait.
 
     with dispatcher.place(WorkClass.TRAINING, finetune_id) as place:   # the order is fixed here
         images = await decode(...)
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -34,6 +36,7 @@ from server.domain.errors import (
 )
 
 READY_POLL_SECONDS = 0.05
+MAX_TRAIN_CALLS = 1
 
 
 class WorkClass(StrEnum):
@@ -129,7 +132,12 @@ Lanes = OrderedDict[str, deque[Place]]
 
 
 class Dispatcher:
-    """Order, fairness and deadlines of everything that needs the engine."""
+    """Order, fairness and deadlines of everything that needs the engine.
+
+    Args:
+        max_calls: Inference and rollouts that the engine has at once.
+        clock: Monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -141,7 +149,7 @@ class Dispatcher:
         self.clock = clock
         self._engine = engine
         self._max_calls = max_calls
-        self._num_running = 0
+        self._num_running: Counter[WorkClass] = Counter()
         self._classes: OrderedDict[WorkClass, Lanes] = OrderedDict(
             (work_class, OrderedDict()) for work_class in WorkClass
         )
@@ -158,7 +166,7 @@ class Dispatcher:
     @property
     def num_running(self) -> int:
         """How many calls the engine has."""
-        return self._num_running
+        return self._num_running.total()
 
     @property
     def is_draining(self) -> bool:
@@ -184,22 +192,20 @@ class Dispatcher:
             del lanes[place.lane]
         if place.is_running:
             place.is_running = False
-            self._num_running -= 1
-        if not self._num_running:
+            self._num_running[place.work_class] -= 1
+        if not self.num_running:
             self._idle.set()
         self.grant()
 
     def grant(self) -> None:
         """Give turns while there are free ones and someone waits."""
-        while self._num_running < self._max_calls:
+        while (place := self._next()) is not None:
             if not self._is_ready():
-                if any(place.is_waiting for place in self._places()):
-                    self._watch()
+                self._watch()
                 return
-            place = self._next()
-            if place is None:
-                return
-            self._num_running += 1
+            self._classes[place.work_class].move_to_end(place.lane)
+            self._classes.move_to_end(place.work_class)
+            self._num_running[place.work_class] += 1
             self._idle.clear()
             place.give()
 
@@ -234,7 +240,7 @@ class Dispatcher:
     async def close(self, *, grace_seconds: float) -> None:
         """Drain, then wait for running calls as long as the grace lasts."""
         self.drain()
-        if self._num_running:
+        if self.num_running:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), grace_seconds)
         self._is_closed = True  # ends the watcher, and who waits for it with a refusal
@@ -244,7 +250,7 @@ class Dispatcher:
         return refusal_of(
             self._engine.status(),
             f"The call waited {waited_seconds:g} s for its turn;"
-            f" {self._num_running} calls run and {self.num_waiting} wait.",
+            f" {self.num_running} calls run and {self.num_waiting} wait.",
         )
 
     def _places(self) -> list[Place]:
@@ -259,15 +265,21 @@ class Dispatcher:
         return self._engine.status().state == "ready"
 
     def _next(self) -> Place | None:
-        for work_class in list(self._classes):
-            lanes = self._classes[work_class]
-            for lane in list(lanes):
-                place = _first_waiting(work_class, lanes[lane])
+        """Whose turn it is among those for whom there is one."""
+        for work_class, lanes in self._classes.items():
+            if not self._has_turn(work_class):
+                continue
+            for places in lanes.values():
+                place = _first_waiting(work_class, places)
                 if place is not None:
-                    lanes.move_to_end(lane)
-                    self._classes.move_to_end(work_class)
                     return place
         return None
+
+    def _has_turn(self, work_class: WorkClass) -> bool:
+        num_steps = self._num_running[WorkClass.TRAINING]
+        if work_class is WorkClass.TRAINING:
+            return num_steps < MAX_TRAIN_CALLS
+        return self.num_running - num_steps < self._max_calls
 
     def _watch(self) -> asyncio.Task[None]:
         if self._watcher is None or self._watcher.done():

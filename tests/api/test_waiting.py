@@ -87,24 +87,25 @@ async def test_deadlines_while_no_worker_is_ready(serve: Serve, state: Any, code
 
 async def test_deadlines_behind_other_work(serve: Serve) -> None:
     async with serve(
+        max_engine_calls=1,
         rollouts_queue_seconds=TINY_SECONDS,
         train_queue_seconds=TINY_SECONDS,
         inference_queue_seconds=TINY_SECONDS,
     ) as service:
         finetune_id = await service.create()
         service.engine.gate.clear()
-        running = start(service.train(finetune_id))
-        await until(lambda: service.engine.calls)
+        running = [start(service.train(finetune_id)), start(service.roll(finetune_id))]
+        await until(lambda: service.engine.num_running == 2)
         for call in (
             service.roll(finetune_id),
-            service.train(finetune_id),
+            service.train(await service.create("other")),
             service.post("/v1/query", {"question": "?"}),
         ):
             body = refusal(await call, 503, "overloaded")
-            assert "1 calls run" in body["message"]
+            assert "2 calls run" in body["message"]
         service.engine.gate.set()
-        assert (await running).json()["step"] == 1
-        assert len(service.engine.calls) == 1
+        assert [(await call).status_code for call in running] == [200, 200]
+        assert len(service.engine.calls) == 2
 
 
 # --- order and fairness
@@ -168,42 +169,74 @@ async def test_a_refused_step_gives_its_place_to_the_next(service: Service) -> N
     assert details.json()["finetune"]["step"] == 2
 
 
-async def test_turns_go_round_over_finetunes_and_classes(service: Service) -> None:
-    busy, quiet = await service.create("busy"), await service.create("quiet")
-    service.engine.gate.clear()
-    calls = [start(service.roll(busy))]
-    await until(lambda: service.engine.calls)
-    for index in range(4):
-        calls.append(start(service.roll(busy, num_rollouts=index + 1)))
-    await until(lambda: service.dispatcher.num_waiting == 4)
-    calls.append(start(service.roll(quiet)))
-    calls.append(start(service.train(busy)))
-    calls.append(start(service.post("/v1/query", {"question": "?"})))
-    await until(lambda: service.dispatcher.num_waiting == 7)
-    service.engine.gate.set()
-    await asyncio.gather(*calls)
-    order = [
-        (verb, getattr(command.adapter, "finetune_id", None))
-        for verb, command in service.engine.calls
-    ]
-    # After the first rollouts of `busy`: inference, training, then rollouts again, `quiet` first.
-    assert set(order[1:3]) == {("answer", None), ("train_step", busy)}
-    assert order[3:5].count(("make_rollouts", quiet)) == 1
-    assert service.engine.max_running == 1
+async def test_turns_go_round_over_finetunes_and_classes(serve: Serve) -> None:
+    async with serve(max_engine_calls=1) as service:
+        busy, quiet = await service.create("busy"), await service.create("quiet")
+        service.engine.gate.clear()
+        calls = [start(service.roll(busy))]
+        await until(lambda: service.engine.calls)
+        for index in range(4):
+            calls.append(start(service.roll(busy, num_rollouts=index + 1)))
+        await until(lambda: service.dispatcher.num_waiting == 4)
+        calls.append(start(service.roll(quiet)))
+        calls.append(start(service.post("/v1/query", {"question": "?"})))
+        calls.append(start(service.post("/v1/query", {"question": "??"})))
+        await until(lambda: service.dispatcher.num_waiting == 7)
+        service.engine.gate.set()
+        await asyncio.gather(*calls)
+        order = [
+            (verb, getattr(command.adapter, "finetune_id", None))
+            for verb, command in service.engine.calls
+        ]
+        # After the first rollouts of `busy` the classes take turns, and in one of them finetunes.
+        assert order[1:6] == [
+            ("answer", None),
+            ("make_rollouts", busy),
+            ("answer", None),
+            ("make_rollouts", quiet),
+            ("make_rollouts", busy),
+        ]
+        assert service.engine.max_running == 1
 
 
-async def test_several_calls_run_at_once_if_allowed_but_never_two_steps_of_one_finetune(
-    serve: Serve,
-) -> None:
+async def test_answers_run_together_beside_one_step_and_never_two(serve: Serve) -> None:
     async with serve(max_engine_calls=3) as service:
         one, other = await service.create("one"), await service.create("other")
         service.engine.gate.clear()
-        calls = [start(service.train(one)), start(service.train(one)), start(service.train(other))]
-        await until(lambda: service.engine.num_running == 2 and service.dispatcher.num_waiting)
-        calls.append(start(service.roll(one)))
-        await until(lambda: service.engine.num_running == 3)
+        steps = [start(service.train(one)), start(service.train(one)), start(service.train(other))]
+        await until(partial(has_waiting, service, 2))
+        answers = [start(service.roll(one)) for _ in range(4)]
+        await until(partial(has_waiting, service, 3))
+        await until(lambda: service.engine.num_running == 4)
+        assert sorted(service.engine.verbs()) == ["make_rollouts"] * 3 + ["train_step"]
+        service.engine.gate.set()
+        assert all(answer.status_code == 200 for answer in await asyncio.gather(*steps, *answers))
+        assert service.engine.max_running == 4
+
+
+@pytest.mark.parametrize("is_step_first", [True, False])
+async def test_neither_steps_nor_answers_wait_for_the_other(
+    serve: Serve, is_step_first: bool
+) -> None:
+    async with serve(max_engine_calls=1) as service:
+        finetune_id = await service.create()
+        kinds = [service.train, service.roll] if is_step_first else [service.roll, service.train]
+        service.engine.gate.clear()
+        calls: list[asyncio.Task[httpx.Response]] = []
+        for kind in kinds:
+            calls.append(start(kind(finetune_id)))
+            await until(lambda: service.engine.num_running == len(calls))
         service.engine.gate.set()
         assert all(answer.status_code == 200 for answer in await asyncio.gather(*calls))
+
+
+async def test_by_default_dozens_of_answers_are_with_the_engine(service: Service) -> None:
+    service.engine.gate.clear()
+    calls = [start(service.post("/v1/query", {"question": f"{i}"})) for i in range(40)]
+    await until(partial(has_waiting, service, 8))
+    assert service.engine.num_running == 32
+    service.engine.gate.set()
+    assert all(answer.status_code == 200 for answer in await asyncio.gather(*calls))
 
 
 # --- callers who leave
@@ -238,23 +271,22 @@ async def send_and_leave(service: Service, path: str, body: Any) -> tuple[Any, a
 
 
 @pytest.mark.parametrize("path", ["/v1/tuning/rollouts", "/v1/detect"])
-async def test_work_that_waits_is_dropped_when_its_caller_leaves(
-    service: Service, path: str
-) -> None:
-    finetune_id = await service.create()
-    service.engine.gate.clear()
-    running = start(service.train(finetune_id))
-    await until(lambda: service.engine.calls)
-    request = make_request()
-    body = {"finetune_id": finetune_id, "request": request, **request}
-    call, left = await send_and_leave(service, path, body)
-    await until(lambda: service.dispatcher.num_waiting == 1)
-    left.set()
-    await call
-    assert service.dispatcher.num_waiting == 0
-    service.engine.gate.set()
-    await running
-    assert service.engine.verbs() == ["train_step"]
+async def test_work_that_waits_is_dropped_when_its_caller_leaves(serve: Serve, path: str) -> None:
+    async with serve(max_engine_calls=1) as service:
+        finetune_id = await service.create()
+        service.engine.gate.clear()
+        running = start(service.roll(finetune_id, "query"))
+        await until(lambda: service.engine.calls)
+        request = make_request()
+        body = {"finetune_id": finetune_id, "request": request, **request}
+        call, left = await send_and_leave(service, path, body)
+        await until(lambda: service.dispatcher.num_waiting == 1)
+        left.set()
+        await call
+        assert service.dispatcher.num_waiting == 0
+        service.engine.gate.set()
+        await running
+        assert len(service.engine.calls) == 1
 
 
 async def test_a_step_runs_to_its_end_although_its_caller_left(service: Service) -> None:
@@ -382,7 +414,7 @@ async def test_draining_refuses_what_waits_and_finishes_what_runs(service: Servi
     service.engine.gate.clear()
     running = start(service.train(finetune_id))
     await until(lambda: service.engine.calls)
-    waiting = start(service.roll(finetune_id))
+    waiting = start(service.train(finetune_id))
     await until(lambda: service.dispatcher.num_waiting == 1)
     service.dispatcher.drain()
     refusal(await waiting, 503, "overloaded")

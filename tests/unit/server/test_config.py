@@ -76,7 +76,7 @@ def test_the_loopback_needs_none(host: str) -> None:
 
 @pytest.mark.parametrize(
     "option", [{"port": 70000}, {"seed": -1}, {"seed": 2**63}, {"log_level": "loud"},
-               {"max_engine_calls": 0}, {"unknown": 1}],
+               {"max_engine_calls": 0}, {"train_share": 0.0}, {"train_share": 1.0}, {"unknown": 1}],
 )  # fmt: skip
 def test_wrong_values_are_refused(option: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

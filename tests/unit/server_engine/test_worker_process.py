@@ -16,12 +16,16 @@ from server.worker_process import (
 
 def test_the_command_of_the_trainer_names_every_fact() -> None:
     config = ServerConfig(
-        model="moondream/moondream2", models_dir=Path("/models"), device="cpu", dtype="float32"
+        model="moondream/moondream2",
+        models_dir=Path("/models"),
+        device="cpu",
+        dtype="float32",
+        train_share=0.25,
     )
     assert trainer_command(config)(5, 3) == [
         *(sys.executable, "-P", "-m", "trainer", "--fd", "5", "--epoch", "3"),
         *("--model", "moondream/moondream2", "--models-dir", "/models"),
-        *("--device", "cpu", "--dtype", "float32"),
+        *("--device", "cpu", "--dtype", "float32", "--train-share", "0.25"),
     ]
 
 
