@@ -16,6 +16,7 @@ from contract.skills import Settings
 from trainer.adapters.lora import Adapter
 from trainer.batching import Row, make_batch
 from trainer.decoder import Decoder, DecodeRequest
+from trainer.model.kv_blocks import BlockPool, num_blocks_for
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
 from trainer.prefill import Prefix, prefill
@@ -109,7 +110,9 @@ class Ours:
         self, adapters: Sequence[Adapter | None], prefixes: Sequence[Prefix]
     ) -> list[tuple[Trace, ...]]:
         """Four rollouts of every finetune, all in the same ticks."""
-        decoder = Decoder(self.model)
+        num_blocks = len(adapters) * PER_FINETUNE * num_blocks_for(NUM_TOKENS)
+        pool = BlockPool(self.model.config.text, num_blocks, device="cpu", dtype=torch.float32)
+        decoder = Decoder(self.model, pool)
         tickets = [
             decoder.add(
                 DecodeRequest(
@@ -124,7 +127,7 @@ class Ours:
             for seed, (adapter, prefix) in enumerate(zip(adapters, prefixes, strict=True))
         ]
         ended: dict[int, tuple[Trace, ...]] = {}
-        while decoder.num_rows:
+        while not decoder.is_idle:
             ended |= decoder.tick()
         return [ended[ticket] for ticket in tickets]
 

@@ -14,8 +14,8 @@ from contract.work import WorkClass
 DEFAULT_TRAIN_SHARE = 0.5
 """Of the device's time, while answers are waiting, too."""
 
-INFERENCE_PER_ROLLOUTS = 2.0
-"""People wait for single answers, loops for rollouts."""
+ANSWERS = {WorkClass.INFERENCE: 2.0, WorkClass.ROLLOUTS: 1.0}
+"""How the rest is divided: people wait for single answers, loops for rollouts."""
 
 
 class Shares:
@@ -32,13 +32,7 @@ class Shares:
         """
         if not 0.0 < train_share < 1.0:
             raise ValueError(f"a share lies between 0 and 1, got {train_share}")
-        answers = 1.0 - train_share
-        rollouts = answers / (1.0 + INFERENCE_PER_ROLLOUTS)
-        self._shares = {
-            WorkClass.INFERENCE: answers - rollouts,
-            WorkClass.ROLLOUTS: rollouts,
-            WorkClass.TRAINING: train_share,
-        }
+        self._train_share = train_share
         self._clocks = dict.fromkeys(WorkClass, 0.0)
         self._active: set[WorkClass] = set()
 
@@ -48,14 +42,20 @@ class Shares:
         Args:
             waiting: The kinds that have something to do; at least one.
         """
-        newcomers = set(waiting) - self._active
         others = [self._clocks[kind] for kind in waiting if kind in self._active]
-        for kind in newcomers:
-            self._clocks[kind] = max([self._clocks[kind], *([min(others)] if others else [])])
+        for kind in set(waiting) - self._active:
+            self._clocks[kind] = max(self._clocks[kind], min(others, default=0.0))
         self._active = set(waiting)
         return min(waiting, key=lambda kind: (self._clocks[kind], list(WorkClass).index(kind)))
 
     def charge(self, seconds: Mapping[WorkClass, float]) -> None:
         """Count time that was used."""
         for kind, used in seconds.items():
-            self._clocks[kind] += used / self._shares[kind]
+            self._clocks[kind] += used / self._share(kind)
+
+    def _share(self, kind: WorkClass) -> float:
+        """What this kind has of the device, among those that have something to do."""
+        if kind is WorkClass.TRAINING:
+            return self._train_share
+        answers = sum(ANSWERS[other] for other in {*self._active, kind} if other in ANSWERS)
+        return (1.0 - self._train_share) * ANSWERS[kind] / answers

@@ -120,11 +120,9 @@ class _Worker:
 
     def _read(self) -> None:
         """Messages as they come, until the API is gone."""
-        try:
+        with suppress(OSError):
             while (message := self._connection.receive()) is not None:
                 self._inbox.put(_understood(message))
-        except OSError:
-            log.exception("the socket broke")
         self._inbox.put(None)
 
     def _take(self, *, waits: bool) -> bool:

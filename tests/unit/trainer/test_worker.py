@@ -13,12 +13,21 @@ import pytest
 import torch
 
 from contract.codec import from_plain
-from contract.engine import Answer, Answered, MakeRollouts, ModelInfo, RolloutsMade, StepTrained
+from contract.engine import (
+    Answer,
+    AnswerDelta,
+    Answered,
+    MakeRollouts,
+    ModelInfo,
+    RolloutsMade,
+    StepTrained,
+)
 from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFull
 from contract.framing import Message, encode
 from contract.groups import RLGroup
 from contract.messages import call_message, read_result
 from contract.skills import QueryRequest, Settings
+from contract.stats import EngineStats
 from tests.micro import DETECT, QUERY, adapter_ref, loaded_micro, pictures, returned, train_command
 from trainer.adapters.lora import Adapter
 from trainer.engine import TrainerEngine
@@ -201,3 +210,53 @@ def test_half_a_message_and_then_the_end_ends_the_loop(caller):
 
 def test_errors_are_engine_errors():
     assert issubclass(RequestRefused, EngineError)
+
+
+def test_calls_are_in_hand_together_and_the_short_one_is_answered_first(caller):
+    long = replace(ROLLOUTS, request=QUERY, settings=Settings(temperature=1.0, max_tokens=100))
+    caller.send(call_message(1, "make_rollouts", replace(long, num_rollouts=16), ()))
+    caller.send(call_message(2, "answer", ANSWER, ()))
+    assert [caller.receive().header["id"] for _ in range(2)] == [2, 1]
+
+
+def test_a_cancelled_call_is_answered_with_an_error_and_others_go_on(caller):
+    long = replace(ANSWER, settings=Settings(temperature=1.0, max_tokens=100), seed=11)
+    caller.send(call_message(1, "answer", long, ()))
+    caller.send(Message(header={"kind": "cancel", "id": 1}))
+    caller.send(Message(header={"kind": "cancel", "id": 99}))  # of nobody
+    message = caller.receive()
+    assert message.header["id"] == 1
+    with pytest.raises(EngineFailed, match="cancelled"):
+        read_result("answer", message)
+    caller.call("answer", ANSWER)
+
+
+def test_what_a_streamed_answer_gains_comes_before_its_result(caller):
+    warm = Settings(temperature=1.0, max_tokens=20)
+    asked = replace(ANSWER, settings=warm, seed=2, is_streamed=True)
+    caller.send(call_message(1, "answer", asked, ()))
+    deltas: list[AnswerDelta] = []
+    while (message := caller.receive()).header["kind"] == "delta":
+        assert (message.header["id"], message.header["epoch"]) == (1, 6)
+        deltas.append(from_plain(AnswerDelta, message.header["delta"]))
+    answered = read_result("answer", message)
+    assert deltas
+    assert "".join(delta.text for delta in deltas) == answered.output["answer"]
+
+
+def test_counters_are_told_when_work_has_ended(caller):
+    caller.call("answer", ANSWER)
+    while True:
+        message = caller._connection.receive()
+        assert message is not None
+        assert message.header["kind"] == "stats"
+        stats = from_plain(EngineStats, message.header["stats"])
+        found = {(sample.name, *sample.labels): sample.value for sample in stats.samples}
+        if found.get(("moontune_sampled_tokens_total", "inference", "base")):
+            break
+
+
+def test_a_stop_lets_what_is_in_hand_end_first(caller):
+    caller.send(call_message(1, "make_rollouts", ROLLOUTS, pictures()))
+    caller.send(Message(header={"kind": "stop"}))
+    assert isinstance(read_result("make_rollouts", caller.receive()), RolloutsMade)
