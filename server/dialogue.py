@@ -14,17 +14,24 @@ from typing import Any
 import structlog
 
 from contract.codec import from_plain
-from contract.engine import ModelInfo
+from contract.engine import AnswerDelta, ModelInfo
 from contract.errors import EngineError, WorkerUnavailable
 from contract.framing import Message, encode
 from contract.messages import call_message, read_result
 from contract.skills import Pixels
+from contract.stats import EngineStats
 from server.channel import Channel, MalformedMessageError
 from server.domain.engine_status import WorkerDiedError
 
 log = structlog.get_logger(__name__)
 
 Parts = Sequence[bytes | memoryview]
+OnDelta = Callable[[AnswerDelta], None]
+
+_CANCELLABLE = ("answer",)
+"""Verbs whose work ends when nobody waits for it any more; the others are finished."""
+
+_STOP = Message(header={"kind": "stop"})
 
 
 class NotHandedOverError(WorkerUnavailable):
@@ -33,11 +40,12 @@ class NotHandedOverError(WorkerUnavailable):
 
 @dataclass
 class _Call:
-    """A call under way: its verb, its bytes, who waits for the answer, and how far it came."""
+    """A call under way: its verb, its bytes, who hears of it and waits for it, how far it came."""
 
     verb: str
     parts: Parts
     answer: asyncio.Future[Any]
+    on_delta: OnDelta | None = None
     is_handed_over: bool = False
 
 
@@ -50,6 +58,10 @@ class Dialogue:
         on_loading: Called with each line of progress before readiness.
         on_ready: Called once, with what was loaded.
         on_over: Called when the worker has hung up, before any caller is told.
+
+    Attributes:
+        was_ready: Whether it has said that it is ready.
+        stats: What it counted, as it said last.
     """
 
     def __init__(
@@ -68,9 +80,10 @@ class Dialogue:
         self._on_over = on_over
         self._ids = itertools.count(1)
         self._calls: dict[int, _Call] = {}
-        self._outgoing: asyncio.Queue[_Call | None] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[_Call | Message] = asyncio.Queue()
         self._is_over = False
         self.was_ready = False
+        self.stats = EngineStats()
 
     async def run(self) -> None:
         """Talk until the worker ends the conversation; then every call still waiting fails.
@@ -91,8 +104,17 @@ class Dialogue:
                 if not call.answer.done():
                     call.answer.set_exception(self._loss(call))
 
-    async def call(self, verb: str, command: Any, images: Sequence[Pixels] = ()) -> Any:
-        """Ask for one verb and wait for its answer; cancelling the wait leaves the work running.
+    async def call(
+        self,
+        verb: str,
+        command: Any,
+        images: Sequence[Pixels] = (),
+        on_delta: OnDelta | None = None,
+    ) -> Any:
+        """Ask for one verb and wait for its answer.
+
+        Cancelling the wait tells the worker that nobody waits for an answer any more; work of other
+        verbs goes on. `on_delta` must not block; after it has raised it is not called again.
 
         Raises:
             EngineError: As the worker answered, or `WorkerDiedError` when it ended.
@@ -102,28 +124,34 @@ class Dialogue:
         # In a thread, because the header of a step with many rollouts has megabytes.
         message = await asyncio.to_thread(call_message, call_id, verb, command, images)
         parts = await asyncio.to_thread(encode, message)
-        call = _Call(verb, parts, asyncio.get_running_loop().create_future())
+        call = _Call(verb, parts, asyncio.get_running_loop().create_future(), on_delta)
         if self._is_over:
             raise self._loss(call)
         self._calls[call_id] = call
         self._outgoing.put_nowait(call)
         try:
             return await call.answer
+        except asyncio.CancelledError:
+            if call.is_handed_over and call.answer.cancelled() and verb in _CANCELLABLE:
+                self._outgoing.put_nowait(Message(header={"kind": "cancel", "id": call_id}))
+            raise
         finally:
             del self._calls[call_id]
 
     def ask_to_stop(self) -> None:
-        """Tell the worker to end after what it is doing."""
-        self._outgoing.put_nowait(None)
+        """Tell the worker to end after what it is doing; nothing is said after that."""
+        self._outgoing.put_nowait(_STOP)
 
     async def _write(self) -> None:
         """Send what is queued, each message to its end even if its caller leaves meanwhile."""
         try:
-            while (call := await self._outgoing.get()) is not None:
-                if not call.answer.done():
-                    call.is_handed_over = True
-                    await self._channel.send(call.parts)
-            await self._channel.send(encode(Message(header={"kind": "stop"})))
+            while (item := await self._outgoing.get()) is not _STOP:
+                if isinstance(item, Message):
+                    await self._channel.send(encode(item))
+                elif not item.answer.done():
+                    item.is_handed_over = True
+                    await self._channel.send(item.parts)
+            await self._channel.send(encode(_STOP))
         except OSError:
             pass  # The worker is gone, which the reading side is about to notice.
 
@@ -140,6 +168,10 @@ class Dialogue:
                 self._on_ready(from_plain(ModelInfo, header["model"]))
             elif kind in ("result", "error"):
                 await self._deliver(header["id"], message)
+            elif kind == "delta":
+                self._tell(header["id"], from_plain(AnswerDelta, header["delta"]))
+            elif kind == "stats":
+                self.stats = await asyncio.to_thread(from_plain, EngineStats, header["stats"])
             else:
                 raise ValueError("no such kind of message")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -161,6 +193,17 @@ class Dialogue:
             call.answer.set_exception(outcome)
         else:
             call.answer.set_result(outcome)
+
+    def _tell(self, call_id: int, delta: AnswerDelta) -> None:
+        """Pass a delta on, if somebody still listens."""
+        call = self._calls.get(call_id)
+        if call is None or call.on_delta is None or call.answer.done():
+            return
+        try:
+            call.on_delta(delta)
+        except Exception:  # A listener's fault is not the worker's, nor that of other callers.
+            log.exception("delta_listener_failed", id=call_id)
+            call.on_delta = None
 
     def _loss(self, call: _Call) -> WorkerUnavailable:
         """What a caller is told whose worker ended."""

@@ -17,6 +17,7 @@ import structlog
 
 from contract.engine import (
     Answer,
+    AnswerDelta,
     Answered,
     ExportCheckpoint,
     ExportedFile,
@@ -29,6 +30,7 @@ from contract.engine import (
 from contract.errors import WorkerUnavailable
 from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels
+from contract.stats import EngineStats
 from server.dialogue import Dialogue, NotHandedOverError
 from server.domain.engine_status import EngineStatus
 from server.restarts import RestartSchedule
@@ -98,6 +100,10 @@ class EngineClient:
         """What is known without asking the worker; changes before a call is told of a death."""
         return self._status
 
+    def stats(self) -> EngineStats:
+        """What the present worker has counted, as it said last; empty while there is none."""
+        return EngineStats() if self._dialogue is None else self._dialogue.stats
+
     @property
     def refusal(self) -> str | None:
         """Why the worker cannot work as configured, if it said so before any model was loaded."""
@@ -131,9 +137,17 @@ class EngineClient:
         """Compute one step; when this returns, its files are durable."""
         return await self._call("train_step", command, images)
 
-    async def answer(self, command: Answer, images: Sequence[Pixels]) -> Answered:
-        """Answer one inference request."""
-        return await self._call("answer", command, images)
+    async def answer(
+        self,
+        command: Answer,
+        images: Sequence[Pixels],
+        on_delta: Callable[[AnswerDelta], None] | None = None,
+    ) -> Answered:
+        """Answer one inference request; cancelling the wait ends the work.
+
+        `on_delta` hears of a streamed answer while it grows, in order and before the result.
+        """
+        return await self._call("answer", command, images, on_delta)
 
     async def export_checkpoint(self, command: ExportCheckpoint) -> ExportedFile:
         """Write the exchange file of a saved adapter."""
@@ -143,11 +157,17 @@ class EngineClient:
         """Forget what memory holds of a finetune."""
         await self._call("drop", finetune_id, ())
 
-    async def _call(self, verb: str, command: Any, images: Sequence[Pixels]) -> Any:
+    async def _call(
+        self,
+        verb: str,
+        command: Any,
+        images: Sequence[Pixels],
+        on_delta: Callable[[AnswerDelta], None] | None = None,
+    ) -> Any:
         while True:
             dialogue = await self._ready()
             try:
-                return await dialogue.call(verb, command, images)
+                return await dialogue.call(verb, command, images, on_delta)
             except NotHandedOverError:
                 continue
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from contract.engine import (
     Answer,
+    AnswerDelta,
     Answered,
     ExportCheckpoint,
     ExportedFile,
@@ -36,6 +38,7 @@ from contract.skills import (
     Skill,
     SkillRequest,
 )
+from contract.stats import EngineStats
 from server.domain.engine_status import EngineStatus, WorkerDiedError
 from server.domain.errors import ImageDecodeError, ImageTooLargeError, ImageUrlSchemeError
 
@@ -64,6 +67,8 @@ class FakeEngine:
         is_poison: Says of a command whether a worker dies of it, at once.
         gate: While cleared, calls wait after they were handed over.
         epoch: The number of the present worker; another takes over as soon as one died.
+        counted: What `stats` says while it is ready.
+        cancelled: The commands whose callers did not wait for the end.
     """
 
     def __init__(self, model: ModelInfo = FAKE_MODEL):
@@ -76,6 +81,8 @@ class FakeEngine:
         self.gate = asyncio.Event()
         self.gate.set()
         self.epoch = 1
+        self.counted = EngineStats()
+        self.cancelled: list[Any] = []
         self._in_hand: list[asyncio.Future[Any]] = []
         self.dropped: list[str] = []
         self.num_running = 0
@@ -102,6 +109,9 @@ class FakeEngine:
             detail="" if self.state == "ready" else "Told to be so.",
             model=self.model if self.state == "ready" else None,
         )
+
+    def stats(self) -> EngineStats:
+        return self.counted if self.state == "ready" else EngineStats()
 
     async def describe(self) -> ModelInfo:
         if self.state != "ready":
@@ -146,13 +156,22 @@ class FakeEngine:
             optimizer = _write(command.optimizer_path, f"optimizer after {seed}")
         return StepTrained(**facts, weights=weights, optimizer=optimizer)
 
-    async def answer(self, command: Answer, images: Sequence[Pixels]) -> Answered:
+    async def answer(
+        self,
+        command: Answer,
+        images: Sequence[Pixels],
+        on_delta: Callable[[AnswerDelta], None] | None = None,
+    ) -> Answered:
         await self._call("answer", command)
         adapter = command.adapter
         if adapter is not None and adapter.weights is not None:
             _require_file(adapter.weights)
+        output = _output(command.request, random.Random(command.seed))
+        if command.is_streamed and on_delta is not None:
+            for delta in _deltas(output):
+                on_delta(delta)
         return Answered(
-            output=_output(command.request, random.Random(command.seed)),
+            output=output,
             finish_reason=FinishReason.STOP,
             input_tokens=740,
             output_tokens=3,
@@ -194,6 +213,7 @@ class FakeEngine:
             await passing
         except asyncio.CancelledError:
             if self.epoch == epoch:
+                self.cancelled.append(command)
                 raise
             raise WorkerDiedError("The worker died.", epoch=epoch) from None
         finally:
@@ -261,6 +281,14 @@ def _output(request: SkillRequest, draw: random.Random) -> dict[str, Any]:
     if request.reasoning:
         output["reasoning"] = {"text": "because", "grounding": []}
     return output
+
+
+def _deltas(output: dict[str, Any]) -> list[AnswerDelta]:
+    """The box, if there is one, then the text word by word."""
+    text = next((output[name] for name in ("answer", "caption", "path") if name in output), "")
+    words = re.findall(r"\s*\S+", text)
+    bbox = [AnswerDelta(bbox=output["bbox"])] if "bbox" in output else []
+    return bbox + [AnswerDelta(text=word) for word in words]
 
 
 def _rollout(request: SkillRequest, step: int, draw: random.Random) -> Rollout:

@@ -26,6 +26,7 @@ from typing import Protocol, Self
 
 from contract.engine import Engine
 from contract.errors import EngineError
+from contract.stats import EngineStats
 from server.domain.engine_status import EngineStatus
 from server.domain.errors import (
     CallerLeftError,
@@ -48,7 +49,7 @@ class WorkClass(StrEnum):
 
 
 class SupervisedEngine(Engine, Protocol):
-    """An engine that says how it is and can be started and stopped."""
+    """An engine that says how it is and what it counted, and can be started and stopped."""
 
     async def start(self) -> None:
         """Begin to start the worker; returns without waiting for the model."""
@@ -60,6 +61,10 @@ class SupervisedEngine(Engine, Protocol):
 
     def status(self) -> EngineStatus:
         """Say how the worker is; never `ready` after a call raised WorkerUnavailable."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Say what the present worker has counted; empty while there is none."""
         ...
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from contract.codec import to_plain
 from contract.engine import Answer, Answered, ModelInfo
 from contract.ids import MODEL_PREFIX, CheckpointName
 from contract.skills import Settings, SkillRequest
-from server.domain.errors import ModelNotFoundError
+from server.domain.errors import CallerLeftError, ModelNotFoundError
 from server.domain.seeds import SeedSource
 from server.services.adapters import Adapters, AdapterState
 from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
 from server.services.handover import Handover
 from server.services.images import ImageDecoder, ImageUrl, decode_images
 from server.services.rollouts import require_skill
+
+T = TypeVar("T")
 
 _BASE_LANE = "base"
 _VENDOR_PREFIX = "moondream/"
@@ -61,7 +64,7 @@ class Inference:
     async def answer(
         self, account_id: str, order: AnswerOrder, *, caller_left: asyncio.Future[None]
     ) -> Answered:
-        """Answer when it is this call's turn; a caller who leaves before gives the place up."""
+        """Answer when it is this call's turn; the work ends when its caller leaves."""
         saved = await self._resolve(account_id, order.model)
         lane = _BASE_LANE if saved is None else saved.finetune_id
         with self._dispatcher.place(WorkClass.INFERENCE, lane) as place:
@@ -78,9 +81,10 @@ class Inference:
                     settings=order.settings,
                     seed=self._seed(order, state, [image.digest for image in images]),
                 )
-                return await self._handover.call(
+                answering = self._handover.call(
                     lambda: self._engine.answer(command, images), fingerprint=order.fingerprint
                 )
+                return await _unless(caller_left, answering)
 
     async def _resolve(self, account_id: str, name: str | None) -> CheckpointName | None:
         """Return the checkpoint that a model string names, None for the base model.
@@ -119,6 +123,23 @@ class Inference:
         content = [to_plain(order.request), digests, to_plain(order.settings)]
         ordinal, step = (0, 0) if state is None else (state.ordinal, state.adapter.step)
         return self._seeds.call_seed("answer", ordinal, step, content)
+
+
+async def _unless(caller_left: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
+    """Wait for `work`, and cancel it when its caller leaves or this wait is cancelled.
+
+    Raises:
+        CallerLeftError: The caller left first.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task, caller_left}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise CallerLeftError("The caller left.")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _no_such_model() -> ModelNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -287,6 +288,41 @@ async def test_work_that_waits_is_dropped_when_its_caller_leaves(serve: Serve, p
         service.engine.gate.set()
         await running
         assert len(service.engine.calls) == 1
+
+
+async def test_an_answer_that_runs_is_ended_when_its_caller_leaves(service: Service) -> None:
+    service.engine.gate.clear()
+    call, left = await send_and_leave(service, "/v1/detect", make_request())
+    await until(lambda: service.engine.num_running == 1)
+    left.set()
+    await call
+    assert service.engine.cancelled == service.engine.commands("answer")
+    assert service.engine.num_running == service.dispatcher.num_running == 0
+
+
+async def test_an_answer_is_ended_when_its_handler_is_cancelled(service: Service) -> None:
+    service.engine.gate.clear()
+    call, _ = await send_and_leave(service, "/v1/detect", make_request())
+    await until(lambda: service.engine.num_running == 1)
+    call.cancel()
+    with suppress(asyncio.CancelledError):
+        await call
+    assert service.engine.cancelled == service.engine.commands("answer")
+    assert service.engine.num_running == service.dispatcher.num_running == 0
+
+
+async def test_rollouts_that_run_are_finished_although_their_caller_left(service: Service) -> None:
+    body = {"finetune_id": await service.create(), "request": make_request()}
+    service.engine.gate.clear()
+    call, left = await send_and_leave(service, "/v1/tuning/rollouts", body)
+    await until(lambda: service.engine.num_running == 1)
+    left.set()
+    other = start(service.post("/v1/query", {"question": "?"}))
+    await until(lambda: service.engine.num_running == 2)
+    service.engine.gate.set()
+    await call
+    assert (await other).status_code == 200
+    assert service.engine.cancelled == []
 
 
 async def test_a_step_runs_to_its_end_although_its_caller_left(service: Service) -> None:

@@ -19,6 +19,7 @@ import time
 from contract.codec import to_plain
 from contract.engine import (
     Answer,
+    AnswerDelta,
     Answered,
     MakeRollouts,
     ModelInfo,
@@ -30,6 +31,7 @@ from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFu
 from contract.framing import PREFIX, Message, decode, encode
 from contract.messages import error_to_plain, read_call
 from contract.skills import FinishReason, Pixels, QueryRequest
+from contract.stats import EngineStats, Sample
 
 MODEL = ModelInfo(
     name="fake",
@@ -49,6 +51,8 @@ class FakeWorker:
         self.sock = sock
         self.epoch = epoch
         self.lock = threading.Lock()
+        self.cancelled: list[int] = []
+        self.is_cancelled = threading.Event()
 
     def say(self, **header: object) -> None:
         with self.lock:
@@ -64,18 +68,25 @@ class FakeWorker:
             if message.header["kind"] == "stop":
                 print("stopped in order", flush=True)
                 return
+            if message.header["kind"] == "cancel":
+                self.cancelled.append(message.header["id"])
+                self.is_cancelled.set()
+                continue
             threading.Thread(target=self.serve, args=(message,), daemon=True).start()
 
     def serve(self, message: Message) -> None:
         call_id, verb, command, images = read_call(message)
         try:
-            result = RESULTS[verb](self, command, images)
+            if verb == "answer":
+                result = self.answer(command, call_id)
+            else:
+                result = RESULTS[verb](self, command, images)
         except EngineError as error:
             self.say(kind="error", id=call_id, epoch=self.epoch, error=error_to_plain(error))
         else:
             self.say(kind="result", id=call_id, epoch=self.epoch, result=to_plain(result))
 
-    def answer(self, command: Answer, images: list[Pixels]) -> Answered:
+    def answer(self, command: Answer, call_id: int) -> Answered:
         assert isinstance(command.request, QueryRequest)
         text = command.request.question
         trick, _, argument = text.partition(" ")
@@ -101,6 +112,28 @@ class FakeWorker:
             for call_id in range(1, 10):
                 self.say(kind="result", id=call_id, epoch=self.epoch - 1, result=to_plain(stale))
             self.say(kind="result", id=10**6, epoch=self.epoch, result=to_plain(stale))
+        elif trick == "stream":
+            for word in argument.split("|"):
+                self.say_delta(call_id, to_plain(AnswerDelta(text=word)))
+            return _answered(argument.replace("|", ""))
+        elif trick == "stream_nonsense":
+            self.say_delta(call_id, {"txt": "?"})
+            threading.Event().wait()
+        elif trick == "stream_others":
+            self.say_delta(10**6, to_plain(AnswerDelta(text="nobody's")))
+            self.say(kind="delta", id=call_id, epoch=self.epoch - 1, delta={"text": "stale"})
+        elif trick == "count":
+            sample = Sample(name="moontune_rows_running", labels=(), value=float(argument))
+            self.say(kind="stats", epoch=self.epoch, stats=to_plain(EngineStats(samples=(sample,))))
+        elif trick == "hang_until_cancelled":
+            self.say_delta(call_id, to_plain(AnswerDelta(text="here")))
+            self.is_cancelled.wait()
+            raise EngineFailed("The call was cancelled.")
+        elif trick == "cancelled":
+            self.is_cancelled.wait()
+            return _answered(str(self.cancelled))
+        elif trick == "cancelled_so_far":
+            return _answered(str(self.cancelled))
         elif trick == "refuse":
             raise RequestRefused("Too much.", code="batch_too_large", loc=("groups", 3))
         elif trick == "full":
@@ -112,6 +145,9 @@ class FakeWorker:
         elif trick == "pid":
             return _answered(str(os.getpid()))
         return _answered(text)
+
+    def say_delta(self, call_id: int, delta: object) -> None:
+        self.say(kind="delta", id=call_id, epoch=self.epoch, delta=delta)
 
     def make_rollouts(self, command: MakeRollouts, images: list[Pixels]) -> RolloutsMade:
         return RolloutsMade(rollouts=(), rewards=tuple(i.data[-1] / 1 for i in images))
@@ -136,7 +172,6 @@ class FakeWorker:
 
 
 RESULTS = {
-    "answer": FakeWorker.answer,
     "make_rollouts": FakeWorker.make_rollouts,
     "train_step": FakeWorker.train_step,
     "drop": FakeWorker.drop,

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from contract.engine import AdapterRef, Answer, MakeRollouts, TrainStep
+from contract.engine import AdapterRef, Answer, AnswerDelta, MakeRollouts, TrainStep
 from contract.errors import EngineFailed, RequestRefused, StorageFull, WorkerUnavailable
 from contract.groups import SFTGroup, TrainOptions
 from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels, QueryRequest, QueryTarget, Settings
+from contract.stats import EngineStats, Sample
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.restarts import RestartSchedule
@@ -220,6 +221,84 @@ async def test_a_caller_may_leave_while_no_worker_is_there(make_client: ClientFa
     assert await ask(client, "next") == "next"
 
 
+async def test_a_worker_is_told_when_nobody_waits_for_an_answer_any_more(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client()
+    await client.start()
+    await client.describe()
+    is_there = asyncio.Event()
+    left = asyncio.create_task(
+        client.answer(question("hang_until_cancelled"), (), lambda _: is_there.set())
+    )
+    await is_there.wait()
+    left.cancel()
+    told = await ask(client, "cancelled")  # answered when the worker was told
+    assert told == "[1]"  # it was the first call
+    assert await ask(client, "still here") == "still here"
+
+
+async def test_a_step_whose_caller_left_is_finished(make_client: ClientFactory) -> None:
+    client = make_client()
+    await client.start()
+    await client.describe()
+    step = asyncio.create_task(client.train_step(train_step(), [picture(90_000_000)]))
+    await asyncio.sleep(0.01)  # in the middle of its frame
+    step.cancel()
+    assert await ask(client, "cancelled_so_far") == "[]"
+
+
+async def test_deltas_come_in_order_before_the_result(make_client: ClientFactory) -> None:
+    client = make_client()
+    await client.start()
+    heard: list[AnswerDelta] = []
+    answered = await client.answer(question("stream a |rose| is"), (), heard.append)
+    assert [delta.text for delta in heard] == ["a ", "rose", " is"]
+    assert answered.output == {"answer": "a rose is"}
+    assert (await client.answer(question("stream nobody|hears"), ())).input_tokens == 1
+
+
+async def test_a_listener_that_fails_hears_nothing_more_and_harms_nobody(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client()
+    await client.start()
+    heard: list[AnswerDelta] = []
+
+    def fail(delta: AnswerDelta) -> None:
+        heard.append(delta)
+        raise RuntimeError("The listener's own fault.")
+
+    pid = await ask(client, "pid")
+    answered = await client.answer(question("stream a|b"), (), fail)
+    assert answered.output == {"answer": "ab"}
+    assert [delta.text for delta in heard] == ["a"]
+    assert await ask(client, "pid") == pid
+
+
+async def test_deltas_of_other_calls_and_workers_reach_nobody(make_client: ClientFactory) -> None:
+    client = make_client()
+    await client.start()
+    heard: list[AnswerDelta] = []
+    await client.answer(question("stream_others"), (), heard.append)
+    assert heard == []
+
+
+async def test_what_the_worker_counted_is_known_while_it_lives(make_client: ClientFactory) -> None:
+    client = make_client()
+    assert client.stats() == EngineStats()
+    await client.start()
+    await client.describe()
+    assert client.stats() == EngineStats()
+    for count in (3.0, 4.0):
+        await ask(client, f"count {count}")
+        sample = Sample(name="moontune_rows_running", labels=(), value=count)
+        assert client.stats() == EngineStats(samples=(sample,))
+    with pytest.raises(WorkerUnavailable):
+        await ask(client, "exit 3")
+    assert client.stats() == EngineStats()
+
+
 async def test_a_stale_epoch_is_dropped(make_client: ClientFactory) -> None:
     client = make_client()
     await client.start()
@@ -236,7 +315,7 @@ async def test_a_worker_of_another_epoch_never_becomes_ready(make_client: Client
 
 
 @pytest.mark.parametrize(
-    "text", ["garbage", "nonsense no_kind", "nonsense other_kind", "unreadable"]
+    "text", ["garbage", "nonsense no_kind", "nonsense other_kind", "unreadable", "stream_nonsense"]
 )
 async def test_a_worker_that_talks_nonsense_is_replaced(
     make_client: ClientFactory, text: str
