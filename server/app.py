@@ -18,6 +18,7 @@ from server.api import (
     inference,
     metrics,
     openapi,
+    operations,
     problems,
     rollouts,
     train_step,
@@ -28,9 +29,11 @@ from server.api.middleware import RequestContext
 from server.config import ServerConfig
 from server.db import migrate
 from server.domain.seeds import SEED_BITS
+from server.prometheus import Exposition
 from server.services.container import Services, build_services
 from server.services.dispatch import SupervisedEngine
 from server.services.images import ImageDecoder
+from server.services.observation import ALL_METRICS
 
 ROUTERS = (
     finetunes.router,
@@ -41,6 +44,7 @@ ROUTERS = (
     metrics.router,
     inference.router,
     health.router,
+    operations.router,
 )
 
 
@@ -80,6 +84,7 @@ def create_app(
     )
     app.state.services = services
     app.state.body_parser = BodyParser()
+    app.state.exposition = Exposition(ALL_METRICS, services.observation.stats)
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
@@ -96,6 +101,7 @@ def create_app(
         RequestContext,
         max_drain_bytes=config.max_drain_bytes,
         max_drain_seconds=config.max_drain_seconds,
+        meters=services.meters,
     )
     return app
 

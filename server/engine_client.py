@@ -79,6 +79,7 @@ class EngineClient:
         self._status = EngineStatus(state="starting", detail="The worker is not started yet.")
         self._dialogue: Dialogue | None = None
         self._worker: WorkerProcess | None = None
+        self._num_starts = 0
         self._refusal: str | None = None
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -187,7 +188,12 @@ class EngineClient:
         # Until the first model answers, whoever started us shows the status.
         write = log.debug if self._status.model is None else log.info
         write("engine_status", state=state, detail=detail)
-        self._status = EngineStatus(state=state, detail=detail, model=model or self._status.model)
+        self._status = EngineStatus(
+            state=state,
+            detail=detail,
+            model=model or self._status.model,
+            num_starts=self._num_starts,
+        )
         self._wake()
         if self._on_status is not None:
             self._on_status(self._status)
@@ -224,6 +230,7 @@ class EngineClient:
         Raises:
             OSError: It could not be started.
         """
+        self._num_starts += 1
         self._on_loading("The worker is starting.")
         worker = self._worker = await WorkerProcess.start(self._launch, epoch=epoch)
 

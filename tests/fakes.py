@@ -108,6 +108,7 @@ class FakeEngine:
             state=self.state,
             detail="" if self.state == "ready" else "Told to be so.",
             model=self.model if self.state == "ready" else None,
+            num_starts=self.epoch,
         )
 
     def stats(self) -> EngineStats:

@@ -13,6 +13,7 @@ from server.domain.errors import ForbiddenError, InvalidApiKeyError
 
 DEFAULT_ACCOUNT = "default"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_PROXY_HEADERS = ("forwarded", "via", "x-real-ip")
 
 
 def account_of(request: Request, config: ServerConfig) -> str:
@@ -34,6 +35,24 @@ def account_of(request: Request, config: ServerConfig) -> str:
             " (MOONTUNE_API_KEY)."
         )
     return DEFAULT_ACCOUNT
+
+
+def check_operator(request: Request, config: ServerConfig) -> None:
+    """Let in who is on this machine, or has the key; a key that was sent is looked at in any case.
+
+    A proxy on this machine speaks for others, so what came through one needs the key.
+
+    Raises:
+        InvalidApiKeyError: Another key than the configured one was sent.
+        ForbiddenError: None was sent, from elsewhere, or there is none that could be.
+    """
+    if config.api_key is not None and _sent_key(request):
+        account_of(request, config)
+    elif not _is_from_here(request):
+        raise ForbiddenError(
+            "This is for callers on the server's own machine, without a proxy, and for those who"
+            " send the server's API key (MOONTUNE_API_KEY)."
+        )
 
 
 def check_host(request: Request, config: ServerConfig) -> None:
@@ -66,6 +85,17 @@ def _sent_key(request: Request) -> str:
         return own
     scheme, _, key = request.headers.get("authorization", "").strip().partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _is_from_here(request: Request) -> bool:
+    if any(name in _PROXY_HEADERS or name.startswith("x-forwarded-") for name in request.headers):
+        return False
+    try:
+        peer = ipaddress.ip_address("" if request.client is None else request.client.host)
+    except ValueError:
+        return False
+    mapped = peer.ipv4_mapped if isinstance(peer, ipaddress.IPv6Address) else None
+    return (mapped or peer).is_loopback
 
 
 def _host_name(host: str) -> str:

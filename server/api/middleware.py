@@ -1,4 +1,4 @@
-"""What happens around every request: its path, its id, draining, crashes and the access log.
+"""What happens around every request: its path, id, draining, crashes, counting, the access log.
 
 Plain ASGI, so that nothing is buffered.
 """
@@ -18,20 +18,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from server.api import problems
+from server.domain.errors import CallerLeftError
+from server.meters import HTTP_REQUESTS, HTTP_SECONDS, Meters
 
 _log = structlog.get_logger("server.access")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _SLASHES = re.compile(r"/{2,}")
 _SECRET_PATHS = re.compile(r"^(/v1/files/).+")
-_QUIET_PATHS = ("/healthz", "/readyz")
+NO_ROUTE = "none"
+_QUIET_PATHS = ("/healthz", "/readyz", "/metrics")
 
 
 class RequestContext:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, *, max_drain_bytes: int, max_drain_seconds: float):
+    def __init__(
+        self, app: ASGIApp, *, max_drain_bytes: int, max_drain_seconds: float, meters: Meters
+    ):
         self._app = app
+        self._meters = meters
         self._max_drain_bytes = max_drain_bytes
         self._max_drain_seconds = max_drain_seconds
 
@@ -55,6 +61,7 @@ class RequestContext:
             answer = problems.crash(error, path=scope["path"], request_id=request_id)
             await answer(scope, exchange.receive, exchange.send)
         finally:
+            exchange.count(scope, self._meters)
             if scope["path"] not in _QUIET_PATHS:
                 exchange.log(scope)
             structlog.contextvars.unbind_contextvars("request_id")
@@ -108,13 +115,25 @@ class Exchange:
         except TimeoutError:
             _log.warning("body_not_drained", num_bytes=self._num_bytes)
 
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return time.monotonic() - self._started
+
+    def count(self, scope: Scope, meters: Meters) -> None:
+        """Count this request under the pattern of its address, never the address."""
+        route = getattr(scope.get("route"), "path", NO_ROUTE)
+        status = CallerLeftError.status if self.status is None else self.status
+        meters.count(HTTP_REQUESTS, route, str(status))
+        meters.observe(HTTP_SECONDS, self.seconds, route)
+
     def log(self, scope: Scope) -> None:
         """Write the one line about this request."""
         facts: dict[str, Any] = {
             "method": scope["method"],
             "path": _SECRET_PATHS.sub(r"\1...", scope["path"]),
             "status": self.status,
-            "duration_ms": round((time.monotonic() - self._started) * 1000, 1),
+            "duration_ms": round(self.seconds * 1000, 1),
             "body_bytes": self._num_bytes,
         }
         if "refusal_code" in self._state:

@@ -17,11 +17,13 @@ class EngineStatus:
         state: Calls are handed over only when `ready`.
         detail: A sentence for people: what is being loaded, why the worker is away.
         model: What is loaded, or was loaded last; None before the first load.
+        num_starts: Workers that were started so far.
     """
 
     state: Literal["starting", "ready", "unavailable"]
     detail: str = ""
     model: ModelInfo | None = None
+    num_starts: int = 0
 
 
 class WorkerDiedError(WorkerUnavailable):

@@ -8,6 +8,7 @@ from server.config import ServerConfig
 from server.db.connection import Database
 from server.domain.seeds import SeedSource
 from server.files import StateFiles
+from server.meters import Meters
 from server.services.adapters import Adapters
 from server.services.checkpoints import Checkpoints
 from server.services.cleanup import Cleanup
@@ -18,6 +19,7 @@ from server.services.handover import Handover
 from server.services.images import ImageDecoder
 from server.services.inference import Inference
 from server.services.metrics import Metrics
+from server.services.observation import Observation
 from server.services.rollouts import Rollouts
 from server.services.training import Training
 
@@ -29,6 +31,8 @@ class Services:
     config: ServerConfig
     engine: SupervisedEngine
     database: Database
+    meters: Meters
+    observation: Observation
     dispatcher: Dispatcher
     cleanup: Cleanup
     finetunes: Finetunes
@@ -52,13 +56,16 @@ def build_services(
     files = StateFiles(config.data_dir)
     seeds = SeedSource(root_seed)
     cleanup = Cleanup(database, files, engine)
-    dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls)
+    meters = Meters()
+    dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls, meters=meters)
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
     return Services(
         config=config,
         engine=engine,
         database=database,
+        meters=meters,
+        observation=Observation(meters=meters, dispatcher=dispatcher, engine=engine),
         dispatcher=dispatcher,
         cleanup=cleanup,
         finetunes=Finetunes(database, engine, seeds, files, cleanup),
@@ -81,6 +88,7 @@ def build_services(
             decoder=decoder,
             files=files,
             cleanup=cleanup,
+            meters=meters,
             queue_seconds=config.train_queue_seconds,
         ),
         checkpoints=Checkpoints(database, cleanup),

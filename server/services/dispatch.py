@@ -35,6 +35,7 @@ from server.domain.errors import (
     StartingError,
     WorkerUnavailableError,
 )
+from server.meters import QUEUE_SECONDS, Meters
 
 READY_POLL_SECONDS = 0.05
 MAX_TRAIN_CALLS = 1
@@ -142,6 +143,7 @@ class Dispatcher:
     Args:
         max_calls: Inference and rollouts that the engine has at once.
         clock: Monotonic seconds.
+        meters: Told how long each call waited.
     """
 
     def __init__(
@@ -150,8 +152,10 @@ class Dispatcher:
         *,
         max_calls: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        meters: Meters | None = None,
     ):
         self.clock = clock
+        self._meters = meters or Meters()
         self._engine = engine
         self._max_calls = max_calls
         self._num_running: Counter[WorkClass] = Counter()
@@ -177,6 +181,14 @@ class Dispatcher:
     def is_draining(self) -> bool:
         """Whether the service is shutting down."""
         return self._is_draining
+
+    def calls_waiting(self) -> Counter[WorkClass]:
+        """How many calls of each class wait for their turn."""
+        return Counter(place.work_class for place in self._places() if place.is_waiting)
+
+    def calls_running(self) -> Counter[WorkClass]:
+        """How many calls of each class the engine has."""
+        return self._num_running.copy()
 
     def place(self, work_class: WorkClass, lane: str) -> Place:
         """Take a place; leave it by leaving its `with` block.
@@ -212,6 +224,8 @@ class Dispatcher:
             self._classes.move_to_end(place.work_class)
             self._num_running[place.work_class] += 1
             self._idle.clear()
+            waited = self.clock() - place.taken_at
+            self._meters.observe(QUEUE_SECONDS, waited, place.work_class.value)
             place.give()
 
     async def until_ready(self) -> None:

@@ -26,6 +26,7 @@ from server.domain.clock import now_ms
 from server.domain.errors import FinetuneNotFoundError, StepConflictError
 from server.domain.json_text import to_json
 from server.files import StateFiles
+from server.meters import STEPS, Meters
 from server.services.adapters import Adapters, AdapterState
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
@@ -65,6 +66,7 @@ class Training:
         decoder: ImageDecoder,
         files: StateFiles,
         cleanup: Cleanup,
+        meters: Meters,
         queue_seconds: float,
     ):
         self._database = database
@@ -75,6 +77,7 @@ class Training:
         self._decoder = decoder
         self._files = files
         self._cleanup = cleanup
+        self._meters = meters
         self._queue_seconds = queue_seconds
         self._admitted: set[asyncio.Task[bytes]] = set()
 
@@ -127,6 +130,7 @@ class Training:
                 )
         finally:
             self._cleanup.sweep_soon(finetune_id)
+        self._meters.count(STEPS, finetune_id, "true" if trained.applied else "false")
         _log.info(
             "step_committed",
             finetune_id=finetune_id,

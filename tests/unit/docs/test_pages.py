@@ -6,7 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from contract.groups import TrainOptions
+from contract.stats import Metric
 from server.config_page import page
+from server.services.observation import ALL_METRICS
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -22,3 +24,14 @@ def test_the_algorithms_page_has_every_option_with_its_default() -> None:
         row = [line for line in text.splitlines() if line.startswith(f"| `{field.name}`")][-1]
         default = row.split("|")[2].strip().strip("`")
         assert default == shown or float(default) == float(shown), field.name
+
+
+def test_the_operations_page_has_every_metric_and_no_other() -> None:
+    lines = (DOCS / "operations.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| `moontune_")]
+    assert rows == [row_of(metric) for metric in ALL_METRICS.values()]
+
+
+def row_of(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
+    return f"| `{metric.name}` | {metric.kind.value} | {labels} | {metric.help} |"

@@ -156,6 +156,7 @@ async def test_a_worker_that_is_killed_from_outside_is_replaced(make_client: Cli
         os.kill(pid, signal.SIGKILL)
         await until(lambda pid=pid: client.worker_pid != pid)
         assert await ask(client, "again") == "again"
+    assert client.status().num_starts == 4
     details = [s.detail for s in seen if s.state == "unavailable"]
     assert any("signal SIGKILL" in detail for detail in details)
 

@@ -1,0 +1,124 @@
+"""What this process counts about itself, in the shape in which a trainer tells its own counts.
+
+No label holds a picture, a prompt, a key, a path, or an id other than that of a finetune.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+
+from contract.stats import Distribution, EngineStats, Metric, MetricKind, Sample
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+
+QUEUE_SECONDS = Metric(
+    name="moontune_queue_seconds",
+    kind=MetricKind.HISTOGRAM,
+    help="From a call's arrival in the queue to its turn with the worker.",
+    labels=("work_class",),
+    bounds=_SECONDS,
+)
+CALLS_WAITING = Metric(
+    name="moontune_calls_waiting",
+    kind=MetricKind.GAUGE,
+    help="Calls that wait for their turn with the worker.",
+    labels=("work_class",),
+)
+CALLS_RUNNING = Metric(
+    name="moontune_calls_running",
+    kind=MetricKind.GAUGE,
+    help="Calls that have their turn with the worker.",
+    labels=("work_class",),
+)
+READY = Metric(
+    name="moontune_ready",
+    kind=MetricKind.GAUGE,
+    help="1 while a model is loaded and calls are accepted, else 0.",
+)
+WORKER_STARTS = Metric(
+    name="moontune_worker_starts_total",
+    kind=MetricKind.COUNTER,
+    help="Workers that were started; all but the first replace one that ended.",
+)
+STEPS = Metric(
+    name="moontune_steps_total",
+    kind=MetricKind.COUNTER,
+    help="Train steps that were committed; applied is false for one that changed nothing.",
+    labels=("finetune_id", "applied"),
+)
+HTTP_REQUESTS = Metric(
+    name="moontune_http_requests_total",
+    kind=MetricKind.COUNTER,
+    help="Requests by the pattern of their address and the status of the answer.",
+    labels=("route", "status"),
+)
+HTTP_SECONDS = Metric(
+    name="moontune_http_seconds",
+    kind=MetricKind.HISTOGRAM,
+    help="From a request's first byte to the last of its answer.",
+    labels=("route",),
+    bounds=_SECONDS,
+)
+
+API_METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        QUEUE_SECONDS,
+        CALLS_WAITING,
+        CALLS_RUNNING,
+        READY,
+        WORKER_STARTS,
+        STEPS,
+        HTTP_REQUESTS,
+        HTTP_SECONDS,
+    )
+}
+"""By name."""
+
+
+class Meters:
+    """The counters and histograms of one application; used by its event loop's thread alone."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+        self._observed: dict[tuple[str, tuple[str, ...]], _Tally] = {}
+
+    def count(self, metric: Metric, *labels: str) -> None:
+        """Count one."""
+        self._counts[metric.name, labels] += 1
+
+    def observe(self, metric: Metric, value: float, *labels: str) -> None:
+        """Put one value into a histogram."""
+        key = (metric.name, labels)
+        if key not in self._observed:
+            self._observed[key] = _Tally(metric.bounds)
+        self._observed[key].add(value)
+
+    def stats(self) -> EngineStats:
+        """Everything counted so far."""
+        return EngineStats(
+            samples=tuple(
+                Sample(name=name, labels=labels, value=float(count))
+                for (name, labels), count in self._counts.items()
+            ),
+            distributions=tuple(
+                Distribution(
+                    name=name, labels=labels, counts=tuple(tally.counts), total=tally.total
+                )
+                for (name, labels), tally in self._observed.items()
+            ),
+        )
+
+
+class _Tally:
+    """How many values fell into each bucket, the infinite one last, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...]):
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1  # a bound belongs to its bucket
+        self.total += value

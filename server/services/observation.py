@@ -1,0 +1,48 @@
+"""Observation: what the API and its worker have counted, with how things stand now."""
+
+from __future__ import annotations
+
+from contract.stats import ENGINE_METRICS, EngineStats, Metric, Sample
+from server.meters import (
+    API_METRICS,
+    CALLS_RUNNING,
+    CALLS_WAITING,
+    READY,
+    WORKER_STARTS,
+    Meters,
+)
+from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
+
+ALL_METRICS: dict[str, Metric] = {**API_METRICS, **ENGINE_METRICS}
+
+
+class Observation:
+    """Reads; changes nothing."""
+
+    def __init__(self, *, meters: Meters, dispatcher: Dispatcher, engine: SupervisedEngine):
+        self._meters = meters
+        self._dispatcher = dispatcher
+        self._engine = engine
+
+    def stats(self) -> EngineStats:
+        """Everything that `ALL_METRICS` names, as far as it has a value."""
+        counted, of_worker = self._meters.stats(), self._engine.stats()
+        return EngineStats(
+            samples=(*counted.samples, *self._present(), *of_worker.samples),
+            distributions=(*counted.distributions, *of_worker.distributions),
+        )
+
+    def _present(self) -> list[Sample]:
+        status = self._engine.status()
+        is_ready = status.state == "ready" and not self._dispatcher.is_draining
+        waiting, running = self._dispatcher.calls_waiting(), self._dispatcher.calls_running()
+        return [
+            _sample(READY, is_ready),
+            _sample(WORKER_STARTS, status.num_starts),
+            *(_sample(CALLS_WAITING, waiting[c], c.value) for c in WorkClass),
+            *(_sample(CALLS_RUNNING, running[c], c.value) for c in WorkClass),
+        ]
+
+
+def _sample(metric: Metric, value: float, *labels: str) -> Sample:
+    return Sample(name=metric.name, labels=labels, value=float(value))
