@@ -29,7 +29,6 @@ from trainer.counters import Counters
 from trainer.drawing import Heat, Rollout, draw
 from trainer.model.decode_cache import DecodeCache, Suffix
 from trainer.model.kv_blocks import BlockPool, num_blocks_for
-from trainer.model.lora_hook import TextAdapter
 from trainer.model.moondream import Moondream
 from trainer.prefill import Prefix
 from trainer.sequence import Trace
@@ -118,7 +117,7 @@ class Decoder:
         self._shared: dict[Hashable, _Group] = {}
         self._rows: list[_Row] = []
         self._cache: DecodeCache | None = None
-        self._adapter: TextAdapter | None = None
+        self._adapter: AdapterStack | None = None
         self._hidden_ND: Tensor | None = None
 
     @property
@@ -338,13 +337,14 @@ class Decoder:
         )
         self._hidden_ND = hidden_N1D[: len(self._rows), 0]
 
-    def _adapter_of(self, rows: Sequence[_Row]) -> TextAdapter | None:
-        """What serves the rows: one adapter, or the stack that there is, or a new one."""
+    def _adapter_of(self, rows: Sequence[_Row]) -> AdapterStack | None:
+        """What serves the rows: the stack that there is, or a new one; None for the base model."""
         adapters = [row.group.request.adapter for row in rows]
         adapters += adapters[-1:] * self._num_padding(len(rows))
-        if all(adapter is adapters[0] for adapter in adapters):
-            return adapters[0]
-        if isinstance(self._adapter, AdapterStack):
+        if all(adapter is None for adapter in adapters):
+            return None
+        num_used = len({id(adapter) for adapter in adapters})
+        if self._adapter is not None and 2 * num_used >= self._adapter.num_adapters:
             known = self._adapter.of_rows(adapters)
             if known is not None:
                 return known

@@ -67,19 +67,20 @@ def prefill_together(
     """
     batch = make_batch(model, rows, features)
     cache = model.text.new_cache(len(rows), batch.embeds_BTD.shape[1])
-    hidden_BTD = model.text(
+    num_image_tokens = model.config.vision.num_image_tokens
+    lengths = [row.num_positions(num_image_tokens) for row in rows]
+    last_BD = model.text(
         batch.embeds_BTD,
         positions_BT=batch.positions_1T,
         attention_mask_BTS=batch.mask_1TT,
         cache=cache,
         adapter=_adapter_of(model, adapters),
-    )
+        wanted_B=torch.tensor(lengths, device=cache.keys_LBHSd.device) - 1,
+    )[:, 0]
     if len(rows) == 1:
-        return [Prefix(cache=cache, last_hidden_D=hidden_BTD[0, -1].clone())]
-    num_image_tokens = model.config.vision.num_image_tokens
-    lengths = [row.num_positions(num_image_tokens) for row in rows]
+        return [Prefix(cache=cache, last_hidden_D=last_BD[0])]
     return [
-        Prefix(cache=_cut(cache, b, length), last_hidden_D=hidden_BTD[b, length - 1].clone())
+        Prefix(cache=_cut(cache, b, length), last_hidden_D=last_BD[b].clone())
         for b, length in enumerate(lengths)
     ]
 

@@ -47,6 +47,9 @@ from trainer.skills.base import Language
 LEAST_ROOM = 4
 """Positions that must be left for an answer: one box and its end."""
 
+PROMPTS_IN_A_ROW = 4
+"""Units of prompts that may come before the answers that grow have a token again."""
+
 BASE = "base"
 """How counters call the base model, which is no finetune."""
 
@@ -175,6 +178,7 @@ class Sampler:
         self._alone: deque[_Job] = deque()
         self._growing: dict[Ticket, _Job] = {}
         self._ended: list[tuple[Ticket, Sampled | Exception]] = []
+        self._prompts_in_a_row = 0
 
     def add(self, wanted: SampleRequest) -> Ticket:
         """Take a request.
@@ -220,8 +224,13 @@ class Sampler:
         Returns:
             How much of the unit each kind had; the shares add up to 1.
         """
+        if self._growing and self._prompts_in_a_row >= PROMPTS_IN_A_ROW:
+            return self._tick()
         admitted = self._admit(work_class)
-        return {admitted: 1.0} if admitted else self._tick()
+        if admitted is None:
+            return self._tick()
+        self._prompts_in_a_row += 1
+        return {admitted: 1.0}
 
     def report(self) -> None:
         """Show how many requests wait and grow now."""
@@ -362,6 +371,7 @@ class Sampler:
 
     def _tick(self) -> dict[WorkClass, float]:
         """One position for every row; how much of it was whose."""
+        self._prompts_in_a_row = 0
         rows = {
             decoding: sum(r.finish_reason is None for r in self._decoder.rollouts_of(decoding))
             for decoding in self._growing

@@ -69,6 +69,11 @@ class AdapterStack:
         self._rows = self._rows_of(adapters)
         self._factors: dict[int, dict[str, Tensor]] = {}
 
+    @property
+    def num_adapters(self) -> int:
+        """Distinct ones, that of rows without any included."""
+        return len(self._distinct)
+
     def layer(self, index: int) -> StackedLayer:
         if index not in self._factors:
             self._factors[index] = {name: self._factor(index, name) for name in FACTORS}

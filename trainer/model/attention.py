@@ -35,6 +35,20 @@ class Placement:
     mask_B1TS: torch.Tensor | None
     is_causal: bool
 
+    def mask_of(self, wanted_B: torch.Tensor, num_slots: int) -> torch.Tensor:
+        """[B, 1, 1, S] what one position of each row may attend to, of a sequence from its start.
+
+        Args:
+            wanted_B: [B] int64, a position of each row.
+        """
+        if self.mask_B1TS is None:
+            slots = torch.arange(num_slots, device=wanted_B.device)
+            return (slots <= wanted_B[:, None])[:, None, None]
+        mask_BTS = self.mask_B1TS[:, 0].expand(len(wanted_B), -1, -1)
+        return mask_BTS[torch.arange(len(wanted_B), device=wanted_B.device), wanted_B][
+            :, None, None
+        ]
+
 
 def place(
     config: TextConfig,
@@ -112,8 +126,14 @@ class TextAttention(nn.Module):
         self.tau = Tau(config) if config.tau_attn else None
 
     def forward(
-        self, x_BTD: torch.Tensor, placement: Placement, cache: AttentionCache | None, layer: int
+        self,
+        x_BTD: torch.Tensor,
+        placement: Placement,
+        cache: AttentionCache | None,
+        layer: int,
+        wanted_B: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """[B, T, D]; or, given the wanted position of each row, that alone: [B, 1, D]."""
         num_rows, num_new, dim = x_BTD.shape
         qkv_BTC = self.qkv(x_BTD)
         q_BTHd, k_BTHd, v_BTHd = qkv_BTC.view(
@@ -126,21 +146,26 @@ class TextAttention(nn.Module):
         q_BHTd = rotate(q_BTHd, placement.cos, placement.sin).transpose(1, 2)
         k_BHSd = rotate(k_BTHd, placement.cos, placement.sin).transpose(1, 2)
         v_BHSd = v_BTHd.transpose(1, 2)
+        mask_B1TS, is_causal = placement.mask_B1TS, placement.is_causal
+        if wanted_B is not None:
+            rows = torch.arange(num_rows, device=wanted_B.device)
+            q_BHTd = q_BHTd[rows, :, wanted_B][:, :, None]
+            mask_B1TS, is_causal = placement.mask_of(wanted_B, num_new), False
         if cache is not None:
             out_BHTd = cache.attend(
                 layer,
                 q_BHTd,
                 k_BHSd,
                 v_BHSd,
-                mask_B1TS=placement.mask_B1TS,
-                is_causal=placement.is_causal,
+                mask_B1TS=mask_B1TS,
+                is_causal=is_causal,
             )
         else:
             out_BHTd = functional.scaled_dot_product_attention(
                 q_BHTd,
                 k_BHSd,
                 v_BHSd,
-                attn_mask=placement.mask_B1TS,
-                is_causal=placement.is_causal,
+                attn_mask=mask_B1TS,
+                is_causal=is_causal,
             )
-        return self.proj(out_BHTd.transpose(1, 2).reshape(num_rows, num_new, dim))
+        return self.proj(out_BHTd.transpose(1, 2).reshape(num_rows, -1, dim))

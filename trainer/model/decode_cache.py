@@ -232,6 +232,7 @@ def _attention(
     scores_XTS = q_XTd @ k_XSd.to(dtype).transpose(-1, -2)
     if mask is not None:
         scores_XTS = scores_XTS.masked_fill(~mask, -torch.inf)
-    weight_XT = scores_XTS.logsumexp(-1)
-    probability_XTS = torch.exp(scores_XTS - weight_XT[..., None])
+    probability_XTS = scores_XTS.softmax(-1)
+    # log p = score - weight, read where p is largest; cheaper than a log-sum-exp of its own
+    weight_XT = scores_XTS.amax(-1) - probability_XTS.amax(-1).log()
     return probability_XTS @ v_XSd.to(dtype), weight_XT

@@ -40,10 +40,16 @@ class TextBlock(nn.Module):
         placement: Placement,
         cache: AttentionCache | None,
         adapter: LayerAdapter | None,
+        wanted_B: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the new hidden state and, in an expert layer, the router logits [B, T, E]."""
+        """Return the new hidden state and, in an expert layer, the router logits [B, T, E].
+
+        Given the wanted position of each row, only that is computed behind keys and values: T is 1.
+        """
         normed_BTD = self.ln(x_BTD)
-        attended_BTD = self.attn(normed_BTD, placement, cache, self.index)
+        attended_BTD = self.attn(normed_BTD, placement, cache, self.index, wanted_B)
+        if wanted_B is not None:
+            x_BTD, normed_BTD = _at(x_BTD, wanted_B), _at(normed_BTD, wanted_B)
         router_logits_BTE = None
         if isinstance(self.mlp, MoeMlp):
             mixed_BTD, router_logits_BTE = self.mlp(normed_BTD, adapter)
@@ -79,6 +85,7 @@ class TextModel(nn.Module):
         cache: AttentionCache | None = None,
         adapter: TextAdapter | None = None,
         router_logits: list[torch.Tensor] | None = None,
+        wanted_B: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the layers.
 
@@ -90,10 +97,13 @@ class TextModel(nn.Module):
             cache: Read, and extended by T; sampling only.
             adapter: Low-rank corrections of the MLPs.
             router_logits: Where given, one [B, T, E] tensor per expert layer is appended.
+            wanted_B: [B] int64, the one position of each row whose hidden state is wanted, in a
+                sequence from its start. The last layer then computes keys and values of all
+                positions and nothing else of the others.
 
         Returns:
-            [B, T, D] the raw hidden state, before `post_ln`. The region heads read it as it is,
-            `logits` normalises.
+            [B, T, D], or [B, 1, D] of the wanted positions: the raw hidden state, before
+            `post_ln`. The region heads read it as it is, `logits` normalises.
 
         Raises:
             ValueError: The mask or the positions do not fit the input.
@@ -111,7 +121,8 @@ class TextModel(nn.Module):
         hidden_BTD = embeds_BTD
         for index, block in enumerate(self.blocks):
             layer_adapter = None if adapter is None else adapter.layer(index)
-            arguments = (hidden_BTD, placement, cache, layer_adapter)
+            wanted = wanted_B if index == len(self.blocks) - 1 else None
+            arguments = (hidden_BTD, placement, cache, layer_adapter, wanted)
             if recompute:
                 hidden_BTD, router_logits_BTE = checkpoint(block, *arguments, use_reentrant=False)
             else:
@@ -167,6 +178,11 @@ class TextModel(nn.Module):
                     f"{list(attention_mask_BTS.shape)}, "
                     f"wanted bool [{num_rows}, {wanted[0]}, {wanted[1]}]"
                 )
+
+
+def _at(x_BTD: torch.Tensor, wanted_B: torch.Tensor) -> torch.Tensor:
+    """[B, 1, D] one position of each row."""
+    return x_BTD[torch.arange(len(wanted_B), device=wanted_B.device), wanted_B][:, None]
 
 
 def block_mask(

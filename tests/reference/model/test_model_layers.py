@@ -311,6 +311,24 @@ def test_rows_that_join_late_have_suffixes_of_their_own_length():
         assert torch.allclose(out[0, 0], whole[1, step], atol=FLOAT64_ABSOLUTE)
 
 
+@pytest.mark.parametrize("has_mask", [False, True])
+@torch.no_grad()
+def test_one_wanted_position_of_each_row_is_that_of_the_whole(has_mask):
+    model = scrambled(tiny_config()).text
+    embeds = torch.randn(3, 7, 32, dtype=torch.float64)
+    given = {
+        "positions_BT": torch.arange(7)[None],
+        "attention_mask_BTS": prefix_mask(7, 3) if has_mask else None,
+    }
+    wanted = torch.tensor([6, 3, 4])
+    caches = [model.new_cache(3, 7) for _ in range(2)]
+    whole = model(embeds, cache=caches[0], **given)
+    found = model(embeds, cache=caches[1], wanted_B=wanted, **given)
+    assert torch.allclose(found[:, 0], whole[torch.arange(3), wanted], atol=FLOAT64_ABSOLUTE)
+    assert torch.equal(caches[0].keys_LBHSd, caches[1].keys_LBHSd)
+    assert torch.equal(caches[0].values_LBHSd, caches[1].values_LBHSd)
+
+
 def test_branches_packed_behind_one_prefix_equal_separate_sequences():
     model = scrambled(tiny_config()).text
     prefix, branches = (
