@@ -47,6 +47,16 @@ STEPS = Metric(
     help="Train steps that were committed; applied is false for one that changed nothing.",
     labels=("finetune_id", "applied"),
 )
+PICTURE_HITS = Metric(
+    name="moontune_picture_cache_hits_total",
+    kind=MetricKind.COUNTER,
+    help="Pictures that were decoded before, or were being decoded, when they were asked for.",
+)
+PICTURE_MISSES = Metric(
+    name="moontune_picture_cache_misses_total",
+    kind=MetricKind.COUNTER,
+    help="Pictures that had to be decoded.",
+)
 HTTP_REQUESTS = Metric(
     name="moontune_http_requests_total",
     kind=MetricKind.COUNTER,
@@ -70,6 +80,8 @@ API_METRICS: dict[str, Metric] = {
         READY,
         WORKER_STARTS,
         STEPS,
+        PICTURE_HITS,
+        PICTURE_MISSES,
         HTTP_REQUESTS,
         HTTP_SECONDS,
     )

@@ -11,18 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contract.skills import Pixels
 from server.images.data_url import parse_base64, parse_data_url
 from server.images.decode_child import DecodeChild
+from server.images.kept import KeptPictures, PictureCounts
 
 MAX_DECODE_SECONDS = 15.0
+MAX_KEPT_BYTES = 256 << 20
 
 
 class ImageDecoder:
-    """A pool of decoding children, each fed by one thread.
+    """A pool of decoding children, each fed by one thread, behind the pictures that are kept.
 
     Args:
         num_processes: How many pictures are decoded at once; the others wait in order.
         max_bytes: Of one file.
         max_pixels: Of one picture, width x height.
         max_seconds: Of one decode.
+        max_kept_bytes: Of all decoded pictures that are kept for the next call.
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class ImageDecoder:
         max_bytes: int,
         max_pixels: int,
         max_seconds: float = MAX_DECODE_SECONDS,
+        max_kept_bytes: int = MAX_KEPT_BYTES,
     ) -> None:
         self._num_processes = num_processes
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._max_seconds = max_seconds
         self._threads = ThreadPoolExecutor(num_processes, thread_name_prefix="decode")
+        self._kept = KeptPictures(max_bytes=max_kept_bytes)
         self._children: queue.SimpleQueue[DecodeChild] = queue.SimpleQueue()
 
     async def start(self) -> None:
@@ -73,6 +78,10 @@ class ImageDecoder:
             lambda: self._decode(parse_base64(payload, max_bytes=self._max_bytes))
         )
 
+    def counts(self) -> PictureCounts:
+        """How often a picture was found among those that are kept, since the start."""
+        return self._kept.counts()
+
     async def _run(self, work: Callable[[], Pixels]) -> Pixels:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -81,8 +90,12 @@ class ImageDecoder:
         self._children.put(child)
 
     def _decode(self, encoded: bytes) -> Pixels:
-        """One decode, in a thread. There are as many threads as children, so one is always idle."""
+        """The picture of one file, in a thread."""
         digest = hashlib.sha256(encoded).hexdigest()
+        return self._kept.get(digest, lambda: self._decode_anew(encoded, digest))
+
+    def _decode_anew(self, encoded: bytes, digest: str) -> Pixels:
+        """One decode. There are as many threads as children, so one is always idle."""
         child = self._children.get()
         try:
             height, width, data = child.decode(encoded)

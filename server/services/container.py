@@ -65,7 +65,9 @@ def build_services(
         engine=engine,
         database=database,
         meters=meters,
-        observation=Observation(meters=meters, dispatcher=dispatcher, engine=engine),
+        observation=Observation(
+            meters=meters, dispatcher=dispatcher, engine=engine, decoder=decoder
+        ),
         dispatcher=dispatcher,
         cleanup=cleanup,
         finetunes=Finetunes(database, engine, seeds, files, cleanup),

@@ -20,13 +20,13 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
 from contract.engine import Engine
 from contract.errors import EngineError
 from contract.stats import EngineStats
+from contract.work import WorkClass
 from server.domain.engine_status import EngineStatus
 from server.domain.errors import (
     CallerLeftError,
@@ -39,14 +39,6 @@ from server.meters import QUEUE_SECONDS, Meters
 
 READY_POLL_SECONDS = 0.05
 MAX_TRAIN_CALLS = 1
-
-
-class WorkClass(StrEnum):
-    """The three kinds of work that share the device."""
-
-    INFERENCE = "inference"
-    ROLLOUTS = "rollouts"
-    TRAINING = "training"
 
 
 class SupervisedEngine(Engine, Protocol):

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from contract.engine import AdapterRef, ExportCheckpoint, ExportedFile
+from contract.work import WorkClass
 from server.db import checkpoints, finetunes, meta
 from server.db.connection import Database
 from server.db.models import Checkpoint
@@ -27,7 +28,7 @@ from server.domain.signing import FileGrant, sign, verify
 from server.files import StateFiles, has_size
 from server.services.adapters import Adapters, living_finetune
 from server.services.cleanup import Cleanup
-from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
+from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
 
 _log = structlog.get_logger("server.downloads")

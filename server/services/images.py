@@ -14,10 +14,11 @@ from server.domain.errors import (
     ImageUrlSchemeError,
     Loc,
 )
+from server.images.kept import PictureCounts
 
 
 class ImageDecoder(Protocol):
-    """Turns a data URL into pixels, in processes of its own."""
+    """Turns a data URL into pixels, in processes of its own, and keeps those of the last calls."""
 
     async def decode(self, image_url: str) -> Pixels:
         """Decode one picture.
@@ -27,6 +28,10 @@ class ImageDecoder(Protocol):
             ImageDecodeError: The bytes are no picture, or a damaged one.
             ImageTooLargeError: More bytes or pixels than allowed.
         """
+        ...
+
+    def counts(self) -> PictureCounts:
+        """Say how many pictures were decoded, and how many did not need to be."""
         ...
 
 

@@ -12,10 +12,11 @@ from contract.codec import to_plain
 from contract.engine import Answer, Answered, ModelInfo
 from contract.ids import MODEL_PREFIX, CheckpointName
 from contract.skills import Settings, SkillRequest
+from contract.work import WorkClass
 from server.domain.errors import CallerLeftError, ModelNotFoundError
 from server.domain.seeds import SeedSource
 from server.services.adapters import Adapters, AdapterState
-from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
+from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
 from server.services.images import ImageDecoder, ImageUrl, decode_images
 from server.services.rollouts import require_skill

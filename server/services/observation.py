@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from contract.stats import ENGINE_METRICS, EngineStats, Metric, Sample
+from contract.work import WorkClass
 from server.meters import (
     API_METRICS,
     CALLS_RUNNING,
     CALLS_WAITING,
+    PICTURE_HITS,
+    PICTURE_MISSES,
     READY,
     WORKER_STARTS,
     Meters,
 )
-from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
+from server.services.dispatch import Dispatcher, SupervisedEngine
+from server.services.images import ImageDecoder
 
 ALL_METRICS: dict[str, Metric] = {**API_METRICS, **ENGINE_METRICS}
 
@@ -19,10 +23,18 @@ ALL_METRICS: dict[str, Metric] = {**API_METRICS, **ENGINE_METRICS}
 class Observation:
     """Reads; changes nothing."""
 
-    def __init__(self, *, meters: Meters, dispatcher: Dispatcher, engine: SupervisedEngine):
+    def __init__(
+        self,
+        *,
+        meters: Meters,
+        dispatcher: Dispatcher,
+        engine: SupervisedEngine,
+        decoder: ImageDecoder,
+    ):
         self._meters = meters
         self._dispatcher = dispatcher
         self._engine = engine
+        self._decoder = decoder
 
     def stats(self) -> EngineStats:
         """Everything that `ALL_METRICS` names, as far as it has a value."""
@@ -36,9 +48,12 @@ class Observation:
         status = self._engine.status()
         is_ready = status.state == "ready" and not self._dispatcher.is_draining
         waiting, running = self._dispatcher.calls_waiting(), self._dispatcher.calls_running()
+        pictures = self._decoder.counts()
         return [
             _sample(READY, is_ready),
             _sample(WORKER_STARTS, status.num_starts),
+            _sample(PICTURE_HITS, pictures.hits),
+            _sample(PICTURE_MISSES, pictures.misses),
             *(_sample(CALLS_WAITING, waiting[c], c.value) for c in WorkClass),
             *(_sample(CALLS_RUNNING, running[c], c.value) for c in WorkClass),
         ]

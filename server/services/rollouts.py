@@ -11,10 +11,11 @@ from contract.codec import to_plain
 from contract.engine import MakeRollouts, ModelInfo, RolloutsMade
 from contract.ids import parse_ulid
 from contract.skills import GroundTruth, Pixels, Settings, TunableRequest
+from contract.work import WorkClass
 from server.domain.errors import NotSupportedError
 from server.domain.seeds import SeedSource
 from server.services.adapters import Adapters, AdapterState
-from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
+from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
 from server.services.images import ImageDecoder, ImageUrl, decode_images
 

@@ -19,6 +19,7 @@ from contract.engine import TrainStep as TrainStepCommand
 from contract.groups import Group, TrainOptions
 from contract.ids import parse_ulid
 from contract.skills import Pixels
+from contract.work import WorkClass
 from server.db import finetunes, metrics
 from server.db.connection import Database
 from server.db.models import TrainStep
@@ -29,7 +30,7 @@ from server.files import StateFiles
 from server.meters import STEPS, Meters
 from server.services.adapters import Adapters, AdapterState
 from server.services.cleanup import Cleanup
-from server.services.dispatch import Dispatcher, SupervisedEngine, WorkClass
+from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
 from server.services.images import ImageDecoder, ImageUrl, decode_images
 from server.services.rollouts import require_skill

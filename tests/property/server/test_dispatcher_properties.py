@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.services.dispatch import MAX_TRAIN_CALLS, Dispatcher, Place, WorkClass
+from contract.work import WorkClass
+from server.services.dispatch import MAX_TRAIN_CALLS, Dispatcher, Place
 from tests.fakes import FakeEngine
 
 MAX_CALLS = 2
