@@ -41,6 +41,7 @@ from contract.skills import (
 from contract.stats import EngineStats
 from server.domain.engine_status import EngineStatus, WorkerDiedError
 from server.domain.errors import ImageDecodeError, ImageTooLargeError, ImageUrlSchemeError
+from server.images.kept import PictureCounts
 
 FAKE_MODEL = ModelInfo(
     name="tiny",
@@ -251,6 +252,9 @@ class FakeImageDecoder:
             digest=hashlib.sha256(encoded).hexdigest(),
             data=data,
         )
+
+    def counts(self) -> PictureCounts:
+        return PictureCounts(hits=0, misses=self.num_decoded)
 
 
 def _require_file(ref: FileRef) -> None:

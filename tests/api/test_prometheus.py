@@ -85,6 +85,13 @@ async def test_steps_are_counted_by_finetune_and_by_what_came_of_them(service: S
     assert value(values, steps, finetune_id=finetune_id, applied="false") == 1
 
 
+async def test_decoded_pictures_are_counted(service: Service) -> None:
+    await service.post("/v1/detect", make_request())
+    values = await scrape(service)
+    assert value(values, "moontune_picture_cache_misses_total") == 1
+    assert value(values, "moontune_picture_cache_hits_total") == 0
+
+
 async def test_readiness_and_worker_starts_are_shown(service: Service) -> None:
     assert value(await scrape(service), "moontune_ready") == 1
     service.engine.die()
