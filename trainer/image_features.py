@@ -31,7 +31,11 @@ Crops = tuple[np.ndarray, Tiling]
 
 
 class ImageFeatures:
-    """Two bounded tiers of image tokens, least recently used out first."""
+    """Two bounded tiers of image tokens, least recently used out first.
+
+    Args:
+        has_host_tier: Absent: wherever the device is not the host itself.
+    """
 
     def __init__(
         self,
@@ -39,10 +43,14 @@ class ImageFeatures:
         *,
         device_bytes: int = DEFAULT_DEVICE_BYTES,
         host_bytes: int = DEFAULT_HOST_BYTES,
+        has_host_tier: bool | None = None,
         counters: Counters | None = None,
     ):
         self._model = model
         self._device = model.text.wte.device
+        if has_host_tier is None:
+            has_host_tier = self._device.type != "cpu"
+        self._has_host_tier = has_host_tier
         self._host: Shelf[Tensor] = Shelf(
             budget=host_bytes, size=_bytes_of, name="image_features_host", counters=counters
         )
@@ -51,8 +59,7 @@ class ImageFeatures:
             size=_bytes_of,
             name="image_features",
             counters=counters,
-            # On the CPU the host is the device, and what had to go is gone.
-            on_evicted=self._to_host if self._device.type != "cpu" else None,
+            on_evicted=self._to_host if has_host_tier else None,
         )
         self._tilers = ThreadPoolExecutor(1, thread_name_prefix="tile")
         self._prepared: OrderedDict[str, Future[Crops]] = OrderedDict()
@@ -64,7 +71,8 @@ class ImageFeatures:
             return
         self._prepared[image.digest] = self._tilers.submit(self._cut, image)
         if len(self._prepared) > MAX_PREPARED:
-            self._prepared.popitem(last=False)
+            _, oldest = self._prepared.popitem(last=False)
+            oldest.cancel()
 
     def of(self, images: Sequence[Pixels]) -> dict[str, Tensor]:
         """Encode what is not known yet.
@@ -90,7 +98,7 @@ class ImageFeatures:
         self._near.drop()
 
     def _fetched(self, digest: str) -> Tensor | None:
-        if self._device.type == "cpu":
+        if not self._has_host_tier:
             return None
         kept = self._host.get(digest)
         return None if kept is None else kept.to(self._device)
