@@ -1,20 +1,32 @@
-"""Whether a GPU computes what the CPU computes, and how far the trainer is from what a GPU can do.
+"""Whether a GPU computes what the CPU computes, and how far we are from what a GPU can do.
 
-    python -m benchmarks.gpu --out DIR
+    python -m benchmarks.gpu                            everything, within ten minutes
+    python -m benchmarks.gpu --only decode,profile      some of it
 
-    correctness     the bundled tiny model: CPU float32, CUDA float32, CUDA bfloat16
-    learning        the word task of `benchmarks.learning`, in bfloat16, through the engine
-    full geometry   random weights of the sizes of Moondream 3 preview: load, answer, train at rank
-                    32; then every verb with its time, its memory and its distance from the floor
-    kernels         what a decoding step and a train step launch, and how busy the GPU is
+    decoder      the tiny model's decoder in float32, CUDA against CPU: adapters, skills, buckets
+    tiny         the tiny model in float32 and bfloat16: forward, rollouts, steps, fp8, the oracle
+    rounding     what bfloat16 does to rollouts, alone and in a batch, against the trainer's scores
+    decode       a tick at 1, 16, 64 and 256 rows, against the reading of what it needs
+    group        sixteen attempts about a new picture, end to end and piece by piece
+    groups       several such calls at once
+    finetunes    1, 4 and 16 finetunes in one batch
+    first-token  of a lone question
+    profile      what ten ticks launch, how busy the device is, what would help most
+    memory       what takes how much
+    sharing      rollouts and train steps together, by the share of training
+    training     train steps alone
+    learning     the word task of `benchmarks.learning`, in bfloat16
+    from-disk    a checkpoint as it is published: write, load, answer, train
 
-No server, no network. DIR/gpu.json, with the machine and the date, is written again after every
-part, so that a run that is cut off has lost nothing but the part it was in. Exit status 1: a
-correctness check failed, or the large model did not load, answer or train. Without a GPU the CPU
-stands in for it, which tests these scripts and nothing else (`--scale small`).
+From `rounding` on it is a Moondream 3 of full geometry in bfloat16 with random weights, drawn on
+the device, the end of text so unlikely that every answer has its full length. Such weights route
+more evenly than trained ones, so a tick touches about as many experts as it ever could; speeds are
+those of the code, not of a particular checkpoint.
 
-Random weights route more evenly than trained ones, so a decoding step touches about as many experts
-as it ever could; speeds at full geometry are those of the code, not of a particular checkpoint.
+No server, no network. OUT/gpu-<device>-<scale>.json, with machine and date, is written again after
+every part, and a later run goes on with it. Exit status 1: something that was run is not right;
+speeds do not count. Without a GPU the CPU stands in for it, which tests these scripts and nothing
+else (`--scale small`).
 """
 
 from __future__ import annotations
@@ -22,18 +34,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.checkpoint_writer import start_writer
-from benchmarks.gpu.correctness import check_correctness
-from benchmarks.gpu.full_geometry import measure_full_geometry
 from benchmarks.gpu.machine import machine_facts
-from benchmarks.gpu.oracle import start_oracle
-from benchmarks.gpu.report import RESULTS_FILE, Report
-from benchmarks.gpu.word_task import learn_word
+from benchmarks.gpu.places import ROOT
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.stages import STAGES, Bench
 from trainer.loading import choose_device
 
 
@@ -41,41 +49,46 @@ def main() -> int:
     arguments = _parse()
     torch.set_num_threads(1)
     device = choose_device(arguments.device).type
-    facts = {"machine": machine_facts(device), "scale": arguments.scale}
+    facts = {
+        "machine": machine_facts(device),
+        "scale": arguments.scale,
+        "is_judged_by_speed": device == "cuda" and arguments.scale == "full",
+    }
     report = Report(arguments.out, facts, arguments.seconds)
     with tempfile.TemporaryDirectory(prefix="moontune-gpu-") as name:
-        directory = Path(name)
-        children = [start_oracle(device)]
+        bench = Bench(report, device=device, scale=arguments.scale, directory=Path(name))
         try:
-            if not arguments.skip_full:
-                checkpoint = directory / "checkpoint"
-                children.append(start_writer(checkpoint, scale=arguments.scale, device=device))
-            check_correctness(report, device, directory, children[0])
-            work = partial(learn_word, device, directory, report)
-            report.run("learning", work, is_verdict=True)
-            if not arguments.skip_full:
-                measure_full_geometry(report, device, directory, children[1])
+            for stage, run in STAGES.items():
+                if stage in arguments.only:
+                    run(bench)
         finally:
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
             report.print_table()
-    return 0 if all(check["passed"] for check in report.checks) else 1
+    return 0 if report.is_passed else 1
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0]
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path(), help=f"where {RESULTS_FILE} goes")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="where the numbers go"
+    )
+    parser.add_argument("--only", type=_stages, default=list(STAGES), metavar="STAGE,STAGE")
     parser.add_argument("--scale", choices=("full", "small"), default="full")
-    parser.add_argument("--skip-full", action="store_true", help="correctness and learning only")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--seconds", type=float, default=330.0, help="no part starts later than this"
+        "--seconds", type=float, default=500.0, help="no part starts later than this"
     )
     return parser.parse_args()
+
+
+def _stages(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := sorted(set(names) - set(STAGES)):
+        raise argparse.ArgumentTypeError(f"{unknown} are not among {', '.join(STAGES)}")
+    return names
 
 
 if __name__ == "__main__":

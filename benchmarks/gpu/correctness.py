@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from benchmarks.gpu.comparison import NUM_SAMPLED, Comparison, worst_forward_errors
 from benchmarks.gpu.differences import relative_error, weights
-from benchmarks.gpu.oracle import wait_for_oracle
+from benchmarks.gpu.oracle import start_oracle, wait_for_oracle
 from benchmarks.gpu.places import TINY_CHECKPOINT, Place, adapter_at, start_weights
 from benchmarks.gpu.report import Part, Report, short
 from benchmarks.gpu.tiny_results import (
@@ -55,9 +54,18 @@ BFLOAT16_BOUNDS = {
 }
 
 
-def check_correctness(
-    report: Report, device: str, directory: Path, oracle_tests: subprocess.Popen[str]
-) -> None:
+def check_correctness(report: Report, device: str, directory: Path) -> None:
+    """The oracle's tests run in a process of their own, beside all else."""
+    oracle_tests = start_oracle(device)
+    try:
+        _compare(report, device, directory)
+        report.run("oracle", partial(wait_for_oracle, report, oracle_tests), is_verdict=True)
+    finally:
+        oracle_tests.kill()
+        oracle_tests.wait()
+
+
+def _compare(report: Report, device: str, directory: Path) -> None:
     start = start_weights(directory)
     reference, exact, rounded = ("cpu", "float32"), (device, "float32"), (device, "bfloat16")
     Comparison(report, directory, start, exact, reference, FLOAT32_BOUNDS).run()
@@ -66,7 +74,6 @@ def check_correctness(
     report.run("fp8 experts", work, is_verdict=True)
     for place in (exact, rounded):
         report.run(f"twice on {' '.join(place)}", partial(repeat, report, directory, start, place))
-    report.run("oracle", partial(wait_for_oracle, report, oracle_tests), is_verdict=True)
 
 
 def compare_fp8(device: str, start: FileRef, report: Report, part: Part) -> None:

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.measuring import GIGA
+from trainer.adapters.lora import Adapter, is_expert_factor
 from trainer.model.moe import MoeMlp
 from trainer.model.moondream import Moondream
+
+LAUNCH_US = 5.0
+"""What one launch takes of the host, about: performance.md section 3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TickReads:
+    """Bytes that a decoding step cannot do without, each read once.
+
+    Attributes:
+        weights: Shared ones with the head, and the experts that were chosen.
+        adapters: Their factors; of experts, those of the chosen ones.
+        cache: The prompt of each group once, and what each row added to it.
+    """
+
+    weights: float
+    adapters: float
+    cache: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.adapters + self.cache
 
 
 class Floors:
@@ -23,28 +47,44 @@ class Floors:
         self._flops = hardware["bfloat16_tflops"] * 1e12
         weights = {n: p for n, p in model.text.named_parameters() if n != "wte"}
         experts = {n: p for n, p in weights.items() if p.ndim == 3}
-        num_experts = self._config.moe.num_experts if self._config.moe else 1
+        self._num_experts = self._config.moe.num_experts if self._config.moe else 1
         self._shared = sum(p.numel() for n, p in weights.items() if n not in experts)
         self._head = model.text.lm_head.weight.numel()
-        self._each_expert = sum(p.numel() for p in experts.values()) / num_experts
+        self._each_expert = sum(p.numel() for p in experts.values()) / self._num_experts
         self._num_bytes = model.text.wte.element_size()
 
-    def decode(self, *, num_experts: float, num_rows: int, context: float) -> dict[str, float]:
-        """One decoding step: every weight that is used is read once; and with the cache.
+    def tick(
+        self,
+        *,
+        num_experts: float,
+        prompts: Sequence[int],
+        num_rows: int,
+        num_added: float,
+        adapters: Sequence[Adapter] = (),
+    ) -> TickReads:
+        """What one decoding step reads. The region's heads, a thousandth of it, are left out.
 
         Args:
             num_experts: Different experts that a layer uses in the step, mean over layers.
+            prompts: Positions of each group's prompt.
+            num_added: Positions that each row added, mean.
         """
-        weights = self._num_bytes * (self._shared + num_experts * self._each_expert)
         config = self._config
-        cache = self._num_bytes * 2 * config.n_layers * config.dim * context * num_rows
-        return {
-            "distinct_experts": num_experts,
-            "weights_gb": weights / GIGA,
-            "cache_gb": cache / GIGA,
-            "roofline_ms": 1e3 * weights / self._bytes_per_second,
-            "roofline_with_cache_ms": 1e3 * (weights + cache) / self._bytes_per_second,
-        }
+        position = self._num_bytes * 2 * config.n_layers * config.dim
+        chosen = num_experts / self._num_experts
+        return TickReads(
+            weights=self._num_bytes * (self._shared + num_experts * self._each_expert),
+            adapters=sum(
+                tensor.nbytes * (chosen if is_expert_factor(name) else 1.0)
+                for adapter in adapters
+                for name, tensor in adapter.tensors.items()
+            ),
+            cache=position * (sum(prompts) + num_rows * num_added),
+        )
+
+    def milliseconds(self, reads: TickReads) -> float:
+        """At the bandwidth of a large copy."""
+        return 1e3 * reads.total / self._bytes_per_second
 
     def train(self, *, num_rows: int, length: int, num_actions: int) -> float:
         """Seconds of a step as it is computed now: every row whole, reference, forward, backward.
@@ -58,6 +98,25 @@ class Floors:
         forward_flops = 2 * per_position * length + attention
         head_flops = 2 * self._head * num_actions
         return num_rows * (3 * forward_flops + attention + 3 * head_flops) / self._flops
+
+
+def levers(
+    *, num_launches: float, tick_ms: float, busy_ms: float, ceiling_ms: float
+) -> dict[str, float]:
+    """What a tick would gain, were one thing put right after the other.
+
+    Args:
+        num_launches: Of a tick.
+        tick_ms: Without the profiler.
+        busy_ms: Of it, what the device computes.
+        ceiling_ms: What it would take to read everything once.
+    """
+    return {
+        "launch_ms": 1e-3 * LAUNCH_US * num_launches,
+        "idle_share": 1.0 - busy_ms / tick_ms,
+        "times_faster_without_idleness": tick_ms / busy_ms,
+        "times_faster_with_kernels_at_the_ceiling": busy_ms / ceiling_ms,
+    }
 
 
 @contextmanager

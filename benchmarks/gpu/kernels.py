@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -10,23 +12,23 @@ import torch
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.large_model import NUM_ROLLOUTS, QUERY, LargeModel
-from benchmarks.gpu.measuring import synchronize
+from benchmarks.gpu.decode_speed import JUDGED, count_experts, reads_of, rows_of_groups
+from benchmarks.gpu.floors import LAUNCH_US, levers
+from benchmarks.gpu.growing import growing, tick, tick_ms
+from benchmarks.gpu.large_model import NUM_ROLLOUTS, LargeModel
+from benchmarks.gpu.measuring import seconds_of, synchronize
 from benchmarks.gpu.report import Part, Report
+
+NUM_TICKS = 10
+NUM_LONGEST, NUM_SHOWN = 20, 8
 
 
 class Kernels:
-    """How often each kernel ran, and for how long."""
+    """How often each kernel ran, and for how long; copies and fills count as kernels."""
 
     def __init__(self, counts: dict[str, float], milliseconds: dict[str, float]):
         self._counts = counts
         self._milliseconds = milliseconds
-
-    def less(self, other: Kernels) -> Kernels:
-        return Kernels(
-            {n: c - other._counts.get(n, 0.0) for n, c in self._counts.items()},
-            {n: t - other._milliseconds.get(n, 0.0) for n, t in self._milliseconds.items()},
-        )
 
     def divided(self, number: int) -> Kernels:
         return Kernels(
@@ -35,25 +37,40 @@ class Kernels:
         )
 
     @property
-    def _busy_ms(self) -> float:
+    def num_launches(self) -> float:
+        return sum(self._counts.values())
+
+    @property
+    def busy_ms(self) -> float:
         return sum(self._milliseconds.values())
 
-    def summary(self, whole_ms: float | None) -> dict[str, Any]:
-        """Launches, busy time, its share of the time without the profiler, the eight longest."""
-        longest = sorted(self._milliseconds, key=lambda n: -self._milliseconds[n])[:8]
-        return {
-            "num_launches": sum(self._counts.values()),
-            "busy_ms": self._busy_ms,
-            "busy_share": None if whole_ms is None else self._busy_ms / whole_ms,
-            "longest": [
-                {"name": n[:160], "count": self._counts[n], "ms": self._milliseconds[n]}
-                for n in longest
-            ],
-        }
+    def longest(self, num: int = NUM_LONGEST) -> list[Part]:
+        """Those that take most of the time, all calls of one together."""
+        names = sorted(self._milliseconds, key=lambda n: -self._milliseconds[n])[:num]
+        return [
+            {
+                "name": n[:160],
+                "count": self._counts[n],
+                "ms": self._milliseconds[n],
+                "share": self._milliseconds[n] / self.busy_ms,
+            }
+            for n in names
+        ]
 
-    def line(self, whole_ms: float | None) -> str:
-        share = "" if whole_ms is None else f", {100 * self._busy_ms / whole_ms:.0f} % of the time"
-        return f"{sum(self._counts.values()):.0f} launches, busy {self._busy_ms:.2f} ms{share}"
+    def count_of(self, words: str) -> float:
+        """Calls of those whose names begin so."""
+        return sum(count for name, count in self._counts.items() if name.startswith(words))
+
+    def summary(self, whole_ms: float) -> dict[str, Any]:
+        """Launches, busy time, its share of the time without the profiler, the longest."""
+        return {
+            "num_launches": self.num_launches,
+            "num_copies_to_device": self.count_of("Memcpy HtoD"),
+            "num_copies_to_host": self.count_of("Memcpy DtoH"),
+            "busy_ms": self.busy_ms,
+            "busy_share": self.busy_ms / whole_ms,
+            "longest": self.longest(),
+        }
 
 
 def kernels_of(work: Callable[[], Any]) -> Kernels:
@@ -68,6 +85,8 @@ def kernels_of(work: Callable[[], Any]) -> Kernels:
     for event in profiler.events() or ():
         if has_gpu and event.device_type != DeviceType.CUDA:
             continue
+        if not has_gpu and event.cpu_parent is not None:
+            continue  # its parent's time holds it
         counts[event.name] += 1
         milliseconds[event.name] += event.time_range.elapsed_us() / 1e3
     if not counts:
@@ -75,22 +94,66 @@ def kernels_of(work: Callable[[], Any]) -> Kernels:
     return Kernels(dict(counts), dict(milliseconds))
 
 
-def profile_decoding(report: Report, large: LargeModel, part: Part) -> None:
-    """The difference between answers of nine tokens and of one, by eight."""
-    for num in (1, NUM_ROLLOUTS):
-        short = kernels_of(lambda n=num: large.roll(QUERY, n, max_tokens=1))
-        long = kernels_of(lambda n=num: large.roll(QUERY, n, max_tokens=9))
-        step = long.less(short).divided(8)
-        whole_ms = report.parts[f"query, {num} rollouts"].get("decode_ms_per_step")
-        part[f"{num} rollouts"] = step.summary(whole_ms)
-        report.line(f"kernels of a step, {num:2d} rollouts: {step.line(whole_ms)}")
+def profile_ticks(report: Report, large: LargeModel, part: Part) -> None:
+    """Ten ticks of 64 rows in 4 groups: where the time goes that is not reading of weights.
+
+    The host's part is measured without the profiler: a tick that begins when the device has nothing
+    to do returns as soon as everything of it is launched, but for the draws that it waits for.
+    """
+    num_rows, num_groups = JUDGED
+    decoder = growing(large.model, rows_of_groups(large, num_rows, num_groups))
+    whole_ms = tick_ms(decoder)
+    issued, cpu = [], []
+    for _ in range(NUM_TICKS):
+        synchronize()
+        started, cpu_started = time.perf_counter(), time.process_time()
+        decoder.tick()
+        issued.append(1e3 * (time.perf_counter() - started))
+        cpu.append(1e3 * (time.process_time() - cpu_started))
+    found = kernels_of(lambda: tick(decoder, NUM_TICKS)).divided(NUM_TICKS)
+    ceiling = reads_of(large, *JUDGED, count_experts(large, decoder))
+    part |= {
+        "tick_ms": whole_ms,
+        "host_ms": statistics.median(issued),
+        "cpu_ms": statistics.median(cpu),
+        "ceiling_ms": large.floors.milliseconds(ceiling),
+        **found.summary(whole_ms),
+    }
+    report.line(
+        f"a tick of {num_rows} rows: {whole_ms:.2f} ms, device busy {found.busy_ms:.2f} ms, idle "
+        f"{100 * (1 - found.busy_ms / whole_ms):.0f} %; the host issues it in "
+        f"{part['host_ms']:.2f} ms ({part['cpu_ms']:.2f} ms of CPU)"
+    )
+    gains = levers(
+        num_launches=found.num_launches,
+        tick_ms=whole_ms,
+        busy_ms=found.busy_ms,
+        ceiling_ms=part["ceiling_ms"],
+    )
+    part["levers"] = gains
+    report.line(
+        f"  {found.num_launches:.0f} launches x {LAUNCH_US:.0f} us = {gains['launch_ms']:.1f} ms; "
+        f"{part['num_copies_to_device']:.0f} copies to the device, "
+        f"{part['num_copies_to_host']:.0f} to the host"
+    )
+    report.line(
+        f"  without idleness {gains['times_faster_without_idleness']:.1f} x faster; kernels at the "
+        f"ceiling {gains['times_faster_with_kernels_at_the_ceiling']:.1f} x more"
+    )
+    for kernel in part["longest"][:NUM_SHOWN]:
+        report.line(
+            f"  {100 * kernel['share']:3.0f} %  {kernel['ms']:6.3f} ms  x {kernel['count']:5.0f}  "
+            f"{kernel['name'][:60]}"
+        )
 
 
 def profile_training(report: Report, large: LargeModel, part: Part) -> None:
     groups, pictures = large.groups(1)
     large.compute(groups, pictures)
+    whole_ms = 1e3 * seconds_of(lambda: large.compute(groups, pictures))
     step = kernels_of(lambda: large.compute(groups, pictures))
-    seconds = report.parts[f"train step, 1 x {NUM_ROLLOUTS} rollouts"].get("compute_seconds")
-    whole_ms = None if seconds is None else 1e3 * seconds
     part |= step.summary(whole_ms)
-    report.line(f"kernels of a train step, 1 x {NUM_ROLLOUTS}: {step.line(whole_ms)}")
+    report.line(
+        f"a train step of 1 x {NUM_ROLLOUTS}: {step.num_launches:.0f} launches, device busy "
+        f"{step.busy_ms:.1f} ms of {whole_ms:.1f} ms"
+    )

@@ -29,6 +29,7 @@ def machine_facts(device: str) -> dict[str, Any]:
         facts["gpu"] = torch.cuda.get_device_name()
         facts["gpu_memory_gb"] = torch.cuda.get_device_properties(0).total_memory / GIGA
         facts["cuda"] = torch.version.cuda
+    if device == "cuda" and shutil.which("nvidia-smi"):
         found = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
             capture_output=True,
