@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.model.moondream import Moondream
 from trainer.model.text import prefix_mask
+from trainer.model.upload import uploaded
 from trainer.sequence import Action, Element
 
 
@@ -98,15 +99,15 @@ def make_batch(model: Moondream, rows: Sequence[Row], features: Mapping[str, Ten
         positions_1T=torch.arange(length, device=device)[None],
         mask_1TT=prefix_mask(length, lead, device=device) if has_image else None,
         actions=tuple(action for row in rows for action in row.actions),
-        row_A=torch.tensor(rows_of, dtype=torch.long, device=device),
-        at_A=torch.tensor(slots_of, dtype=torch.long, device=device),
+        row_A=uploaded(rows_of, device, torch.long),
+        at_A=uploaded(slots_of, device, torch.long),
     )
 
 
 def embed_elements(model: Moondream, elements: Sequence[Element]) -> Tensor:
     """[len(elements), 1, D]: one new position for each row of a decoding batch."""
     device = model.text.wte.device
-    ids = torch.tensor([[e.token] for e in elements], dtype=torch.long, device=device)
+    ids = uploaded([[e.token] for e in elements], device, torch.long)
     coords = [(i, e.values[0]) for i, e in enumerate(elements) if len(e.values) == 1]
     sizes = [(i, e.values) for i, e in enumerate(elements) if len(e.values) == 2]
     return _place_spatial(model, model.embed_tokens(ids), coords, sizes)
@@ -143,10 +144,8 @@ def _place_spatial(
     flat = embeds_BTD.reshape(-1, embeds_BTD.shape[-1])
     for places, encode in ((coords, model.region.encode_coord), (sizes, model.region.encode_size)):
         if places:
-            slots = torch.tensor([slot for slot, _ in places], device=flat.device)
-            values = torch.tensor(
-                [value for _, value in places], dtype=torch.float64, device=flat.device
-            )
+            slots = uploaded([slot for slot, _ in places], flat.device)
+            values = uploaded([value for _, value in places], flat.device, torch.float64)
             flat = flat.index_copy(0, slots, encode(values).to(flat.dtype))
     return flat.view(embeds_BTD.shape)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from contract.engine import RANKS
 from trainer.device_memory import device_memory
-from trainer.memory import adapter_bytes
+from trainer.memory import BYTES_PER_TRAINED_PARAMETER, adapter_bytes
 from trainer.model.kv_blocks import block_bytes, num_blocks_for
 from trainer.model.published_config import MoondreamConfig
 
@@ -23,7 +24,6 @@ HOST_PART = 0.1
 """Of the free memory of the host, for pictures and as much for adapters that left the device."""
 
 MAX_SLOTS = 48
-SMALLEST_RANK = 8
 GPU_PREFILL_POSITIONS, CPU_PREFILL_POSITIONS = 4096, 1024
 GPU_ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 MAX_ROWS = 256
@@ -66,8 +66,8 @@ class Budgets:
         else:
             parts = (ANSWERS, PROMPTS, PICTURES, ADAPTERS)
             answers, prompts, pictures, adapters = (int(part * free.free) for part in parts)
-            # An adapter in training has 16 bytes per parameter, one that answers its dtype's.
-            slot = adapter_bytes(config, 4 * SMALLEST_RANK) * dtype.itemsize // 16
+            largest = adapter_bytes(config, max(RANKS))
+            slot = largest * dtype.itemsize // BYTES_PER_TRAINED_PARAMETER
             num_slots = min(MAX_SLOTS, max(2, adapters // slot))
         return cls(
             num_blocks=max(longest, answers // block_bytes(config.text, dtype)),

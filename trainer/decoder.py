@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from trainer.drawing import Heat, Rollout, draw
 from trainer.model.decode_cache import DecodeCache, Suffix
 from trainer.model.kv_blocks import BlockPool, num_blocks_for
 from trainer.model.moondream import Moondream
+from trainer.model.upload import uploaded
 from trainer.prefill import Prefix
 from trainer.sequence import Trace
 from trainer.skills.base import Grammar
@@ -89,6 +90,20 @@ class _Row:
     suffix: Suffix
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """The rows of a step and what is made for them; never empty.
+
+    Attributes:
+        hidden_ND: [N, D] what the next position of each row is drawn from.
+    """
+
+    rows: list[_Row]
+    cache: DecodeCache
+    adapter: AdapterStack | None
+    hidden_ND: Tensor
+
+
 class Decoder:
     """Rows that grow together.
 
@@ -115,15 +130,17 @@ class Decoder:
         self._joining: deque[_Group] = deque()
         self._groups: dict[Ticket, _Group] = {}
         self._shared: dict[Hashable, _Group] = {}
-        self._rows: list[_Row] = []
-        self._cache: DecodeCache | None = None
-        self._adapter: AdapterStack | None = None
-        self._hidden_ND: Tensor | None = None
+        self._layout: _Layout | None = None
+        self.num_drawn = 0
 
     @property
     def num_rows(self) -> int:
         """Rollouts that are growing."""
         return len(self._rows)
+
+    @property
+    def _rows(self) -> list[_Row]:
+        return [] if self._layout is None else self._layout.rows
 
     @property
     def num_joining(self) -> int:
@@ -139,8 +156,11 @@ class Decoder:
         """Whether a greedy request with this key runs, whose answer another may take."""
         return key is not None and key in self._shared
 
-    def add(self, request: DecodeRequest) -> Ticket:
-        """Let a request join, as far as there is room now; those that came before go first.
+    def add(self, request: DecodeRequest, *, goes_first: bool = False) -> Ticket:
+        """Let a request join, as far as there is room now.
+
+        Args:
+            goes_first: Before the rollouts that still wait for room; else behind them.
 
         Raises:
             ValueError: Its prompt leaves no room in the context, or one of its rollouts may take
@@ -151,10 +171,14 @@ class Decoder:
         group, ticket = self._group(request), next(self._tickets)
         group.tickets[ticket] = request
         self._groups[ticket] = group
-        self._joining.append(group)
+        (self._joining.appendleft if goes_first else self._joining.append)(group)
         if request.shared_as is not None:
             self._shared[request.shared_as] = group
-        self._join()
+        try:
+            self._join()
+        except Exception:
+            self._forget(ticket)  # it has no row yet, so nothing has to be laid out
+            raise
         return ticket
 
     def share(self, request: DecodeRequest) -> Ticket:
@@ -167,18 +191,19 @@ class Decoder:
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget a request; its rows leave unless another takes them. Harmless after its end."""
-        group = self._groups.pop(ticket, None)
-        if group is None:
-            return
-        del group.tickets[ticket]
-        if not group.tickets:
-            self._leave(group)
+        group = self._forget(ticket)
+        if group is not None:
+            self._keep([i for i, row in enumerate(self._rows) if row.group is not group])
 
     def clear(self) -> list[Ticket]:
-        """Stop everything, and say which requests that was."""
+        """Stop everything, and say which requests that was; asks nothing of the device."""
         tickets = list(self._groups)
-        for ticket in tickets:
-            self.cancel(ticket)
+        for row in self._rows:
+            row.suffix.end()
+        self._layout = None
+        self._groups.clear()
+        self._joining.clear()
+        self._shared.clear()
         return tickets
 
     def rollouts_of(self, ticket: Ticket) -> Sequence[Rollout]:
@@ -200,12 +225,13 @@ class Decoder:
             The traces of requests that have ended with this tick.
         """
         self._join()
-        if self._hidden_ND is None:
+        layout = self._layout
+        self.num_drawn = 0 if layout is None else len(layout.rows)
+        if layout is None:
             return {}
-        draw(self._model, [row.rollout for row in self._rows], self._hidden_ND)
-        ended = self._judge()
-        if self._rows:
-            self._step()
+        draw(self._model, [row.rollout for row in layout.rows], layout.hidden_ND)
+        ended = self._judge(layout.rows)
+        self._step()
         return ended
 
     def _group(self, request: DecodeRequest) -> _Group:
@@ -229,86 +255,107 @@ class Decoder:
         return _Group(request=request, rollouts=rollouts, limit=limit)
 
     def _join(self) -> None:
-        """Let rollouts in, in order, as long as there is room for the next."""
-        joined: list[_Row] = []
-        while self._joining:
-            group = self._joining[0]
-            room = min(
-                self._max_rows - len(self._rows) - len(joined),
-                self._pool.num_promisable(num_blocks_for(group.limit)),
-            )
-            coming = group.rollouts[group.num_joined : group.num_joined + room]
-            joined += [
-                _Row(group=group, rollout=r, suffix=Suffix(self._pool, group.limit)) for r in coming
-            ]
-            group.num_joined += len(coming)
-            if group.num_joined < len(group.rollouts):
+        """Let rollouts in, in order, as long as there is room for the next; all of them or none."""
+        coming = self._coming()
+        rows: list[_Row] = []
+        try:
+            for group, num_joining in coming:
+                first = group.num_joined
+                rows += [
+                    _Row(group=group, rollout=r, suffix=Suffix(self._pool, group.limit))
+                    for r in group.rollouts[first : first + num_joining]
+                ]
+            if rows:
+                self._layout = self._with(rows)
+        except Exception:
+            for row in rows:
+                row.suffix.end()
+            raise
+        for group, num_joining in coming:
+            group.num_joined += num_joining
+            if group.num_joined == len(group.rollouts):
+                self._joining.remove(group)
+
+    def _coming(self) -> list[tuple[_Group, int]]:
+        """Which requests have room now, and for how many of their rollouts."""
+        coming: list[tuple[_Group, int]] = []
+        free_rows = self._max_rows - len(self._rows)
+        free_blocks = self._pool.num_free
+        for group in self._joining:
+            blocks_each = num_blocks_for(group.limit)
+            num_waiting = len(group.rollouts) - group.num_joined
+            num_joining = min(num_waiting, free_rows, free_blocks // blocks_each)
+            coming.append((group, num_joining))
+            free_rows -= num_joining
+            free_blocks -= num_joining * blocks_each
+            if num_joining < num_waiting:
                 break
-            self._joining.popleft()
-        if joined:
-            self._let_in(joined)
+        return coming
 
-    def _let_in(self, joined: Sequence[_Row]) -> None:
-        first_ND = torch.stack([row.group.request.prefix.last_hidden_D for row in joined])
-        if self._hidden_ND is not None:
-            first_ND = torch.cat((self._hidden_ND, first_ND))
-        rows = [*self._rows, *joined]
+    def _with(self, joining: Sequence[_Row]) -> _Layout:
+        """The layout with more rows."""
+        hidden_ND = torch.stack([row.group.request.prefix.last_hidden_D for row in joining])
+        if self._layout is not None:
+            hidden_ND = torch.cat((self._layout.hidden_ND, hidden_ND))
+        rows = [*self._rows, *joining]
         order = _by_adapter_and_prompt(rows)
-        self._lay_out([rows[i] for i in order])
         if order != sorted(order):
-            first_ND = first_ND[torch.tensor(order, device=first_ND.device)]
-        self._hidden_ND = first_ND
+            hidden_ND = hidden_ND[uploaded(order, hidden_ND.device)]
+        return self._laid_out([rows[i] for i in order], hidden_ND)
 
-    def _judge(self) -> dict[Ticket, tuple[Trace, ...]]:
+    def _judge(self, rows: Sequence[_Row]) -> dict[Ticket, tuple[Trace, ...]]:
         """Take out the rows that have ended; return the requests that have."""
         eos_id = self._model.config.tokenizer.eos_id
-        for row in self._rows:
+        for row in rows:
             if row.rollout.actions[-1].token == eos_id:
                 row.rollout.finish_reason = FinishReason.STOP
             elif len(row.rollout.actions) >= row.group.limit:
                 row.rollout.finish_reason = FinishReason.LENGTH
-        groups = list(dict.fromkeys(row.group for row in self._rows))
+        groups = list(dict.fromkeys(row.group for row in rows))
         for group in groups:
             for request in group.tickets.values():
                 if request.on_draw is not None:
                     request.on_draw(group.rollouts[0])
-        kept = [i for i, row in enumerate(self._rows) if row.rollout.finish_reason is None]
-        if len(kept) < len(self._rows):
-            self._keep(kept)
+        self._keep([i for i, row in enumerate(rows) if row.rollout.finish_reason is None])
         ended: dict[Ticket, tuple[Trace, ...]] = {}
         for group in groups:
             if group.has_ended:
-                for ticket, request in group.tickets.items():
+                for ticket, request in list(group.tickets.items()):
                     ended[ticket] = _traces(group, request.num_rollouts)
-                    del self._groups[ticket]
-                self._shared.pop(group.request.shared_as, None)
+                    self._forget(ticket)
         return ended
 
-    def _leave(self, group: _Group) -> None:
-        """Take a group out that has not ended."""
+    def _forget(self, ticket: Ticket) -> _Group | None:
+        """Take a request out of the books; its group, if nobody wants that any more."""
+        group = self._groups.pop(ticket, None)
+        if group is None:
+            return None
+        del group.tickets[ticket]
+        if group.tickets:
+            return None
         if group in self._joining:
             self._joining.remove(group)
         self._shared.pop(group.request.shared_as, None)
-        self._keep([i for i, row in enumerate(self._rows) if row.group is not group])
+        return group
 
     def _keep(self, kept: list[int]) -> None:
         """Let all rows but these go, with what they held."""
+        layout = self._layout
+        if layout is None or len(kept) == len(layout.rows):
+            return
+        remaining = None
+        if kept:
+            at = uploaded(kept, layout.hidden_ND.device)
+            remaining = self._laid_out([layout.rows[i] for i in kept], layout.hidden_ND[at])
         staying = set(kept)
-        for i, row in enumerate(self._rows):
+        for i, row in enumerate(layout.rows):
             if i not in staying:
                 row.suffix.end()
-        self._lay_out([self._rows[i] for i in kept])
-        if self._hidden_ND is not None:
-            at = torch.tensor(kept, dtype=torch.long, device=self._hidden_ND.device)
-            self._hidden_ND = self._hidden_ND[at] if kept else None
+        self._layout = remaining
 
-    def _lay_out(self, rows: list[_Row]) -> None:
-        """Make the tables of a step for these rows; rows of a prompt stand together."""
-        self._rows = rows
-        if not rows:
-            self._cache = self._adapter = None
-            return
-        self._cache = DecodeCache(
+    def _laid_out(self, rows: list[_Row], hidden_ND: Tensor) -> _Layout:
+        """Tables for a step of these rows; rows of a prompt stand together."""
+        cache = DecodeCache(
             self._pool,
             [
                 (prefix.cache, len(list(alike)))
@@ -317,7 +364,7 @@ class Decoder:
             [row.suffix for row in rows],
             num_padding=self._num_padding(len(rows)),
         )
-        self._adapter = self._adapter_of(rows)
+        return _Layout(rows=rows, cache=cache, adapter=self._adapter_of(rows), hidden_ND=hidden_ND)
 
     def _num_padding(self, num_rows: int) -> int:
         fitting = [bucket for bucket in self._row_buckets if bucket >= num_rows]
@@ -325,17 +372,19 @@ class Decoder:
 
     def _step(self) -> None:
         """One position more for every row."""
-        assert self._cache is not None, "there are rows"
+        layout = self._layout
+        if layout is None:
+            return
         divisor = self._model.config.region.coord_divisor
-        last = [row.rollout.actions[-1].element(coord_divisor=divisor) for row in self._rows]
+        last = [row.rollout.actions[-1].element(coord_divisor=divisor) for row in layout.rows]
         last += last[-1:] * self._num_padding(len(last))
         hidden_N1D = self._model.text(
             embed_elements(self._model, last),
-            positions_BT=self._cache.positions_B1,
-            cache=self._cache,
-            adapter=self._adapter,
+            positions_BT=layout.cache.positions_B1,
+            cache=layout.cache,
+            adapter=layout.adapter,
         )
-        self._hidden_ND = hidden_N1D[: len(self._rows), 0]
+        self._layout = replace(layout, hidden_ND=hidden_N1D[: len(layout.rows), 0])
 
     def _adapter_of(self, rows: Sequence[_Row]) -> AdapterStack | None:
         """What serves the rows: the stack that there is, or a new one; None for the base model."""
@@ -344,8 +393,9 @@ class Decoder:
         if all(adapter is None for adapter in adapters):
             return None
         num_used = len({id(adapter) for adapter in adapters})
-        if self._adapter is not None and 2 * num_used >= self._adapter.num_adapters:
-            known = self._adapter.of_rows(adapters)
+        last = None if self._layout is None else self._layout.adapter
+        if last is not None and 2 * num_used >= last.num_adapters:
+            known = last.of_rows(adapters)
             if known is not None:
                 return known
         wte = self._model.text.wte

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from contract.skills import FinishReason
 from trainer.model.moondream import Moondream
+from trainer.model.upload import uploaded
 from trainer.philox import uniforms
 from trainer.scoring import widen
 from trainer.sequence import Action, Mask
@@ -110,12 +111,12 @@ class _Drawing:
         self._masks = masks
         self._hidden_ND = hidden_ND
         self._heats = [rollout.heat for rollout in rollouts]
-        self._uniform_N4 = torch.tensor(
-            [rollout.uniforms() for rollout in rollouts], dtype=torch.float64
-        ).to(hidden_ND.device)
+        self._uniform_N4 = uploaded(
+            [rollout.uniforms() for rollout in rollouts], hidden_ND.device, torch.float64
+        )
         forced = [float(m.allowed[0]) if m.is_forced and m.allowed else 0.0 for m in masks]
         self._drawn_N6 = functional.pad(
-            torch.tensor(forced, dtype=torch.float64, device=hidden_ND.device)[:, None], (0, 5)
+            uploaded(forced, hidden_ND.device, torch.float64)[:, None], (0, 5)
         )
 
     def read(self) -> list[list[float]]:
@@ -164,7 +165,7 @@ class _Drawing:
         pairs = [(u, t) for u, i in enumerate(rows) for t in self._masks[i].suppressed]
         if pairs:
             row, token = self._tensor(pairs).unbind(-1)
-            logits_UV = logits_UV.index_put((row, token), logits_UV.new_tensor(-torch.inf))
+            logits_UV = logits_UV.index_put((row, token), logits_UV.new_full((), -torch.inf))
         self._put_tokens(rows, *self._choose(logits_UV, rows, TOKEN))
 
     def _choose(self, logits_UC: Tensor, rows: list[int], which: int) -> tuple[Tensor, Tensor]:
@@ -206,7 +207,7 @@ class _Drawing:
         return values.index_select(0, self._tensor(rows))
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._hidden_ND.device)
+        return uploaded(values, self._hidden_ND.device, torch.long)
 
 
 def choose(logits_UC: Tensor, uniform_U: Tensor, heats: Sequence[Heat]) -> Tensor:
@@ -225,14 +226,13 @@ def choose(logits_UC: Tensor, uniform_U: Tensor, heats: Sequence[Heat]) -> Tenso
     is_greedy = [heat.is_greedy for heat in heats]
     if all(is_greedy):
         return logits_UC.argmax(-1)
-    temperature_U = torch.tensor(
-        [1.0 if heat.is_greedy else heat.temperature for heat in heats], dtype=torch.float64
-    ).to(device)
+    temperatures = [1.0 if heat.is_greedy else heat.temperature for heat in heats]
+    temperature_U = uploaded(temperatures, device, torch.float64)
     probability_UC = torch.softmax(logits_UC.double() / temperature_U[:, None], dim=-1)
     cut = [i for i, heat in enumerate(heats) if not heat.is_greedy and heat.top_p < 1.0]
     if cut:
-        cut_U = torch.tensor(cut, device=device)
-        top_p_U = torch.tensor([heats[i].top_p for i in cut], dtype=torch.float64).to(device)
+        cut_U = uploaded(cut, device)
+        top_p_U = uploaded([heats[i].top_p for i in cut], device, torch.float64)
         nucleus_UC = _nucleus(probability_UC.index_select(0, cut_U), top_p_U)
         probability_UC = probability_UC.index_copy(0, cut_U, nucleus_UC)
     cumulative_UC = probability_UC.cumsum(-1)
@@ -241,7 +241,7 @@ def choose(logits_UC: Tensor, uniform_U: Tensor, heats: Sequence[Heat]) -> Tenso
     drawn_U = torch.minimum(index_U, _last_possible(probability_UC))
     if not any(is_greedy):
         return drawn_U
-    return torch.where(torch.tensor(is_greedy, device=device), logits_UC.argmax(-1), drawn_U)
+    return torch.where(uploaded(is_greedy, device), logits_UC.argmax(-1), drawn_U)
 
 
 def _nucleus(probability_UC: Tensor, top_p_U: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from contract.engine import (
@@ -118,7 +119,9 @@ class TrainerEngine:
             max_prefill_positions=budgets.max_prefill_positions,
             counters=self._counters,
         )
-        self._loop = DeviceLoop(self._sampler, Shares(train_share=train_share), self._counters)
+        self._loop = DeviceLoop(
+            self._sampler, Shares(train_share=train_share), self._counters, wte.device
+        )
         self._prober = Prober(loaded.model, loaded.language)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
 
@@ -135,7 +138,7 @@ class TrainerEngine:
     def begin(
         self, verb: str, command: Any, images: Sequence[Pixels], tell: Tell | None = None
     ) -> Future[Any]:
-        """Begin a verb; its outcome comes with some later turn. Never raises.
+        """Begin a verb; its outcome, also what it is refused for, comes with some later turn.
 
         Args:
             verb: A name of `contract.messages.COMMANDS`.
@@ -146,7 +149,7 @@ class TrainerEngine:
                 case "make_rollouts":
                     return self._begin_rollouts(command, images)
                 case "train_step":
-                    return self._loop.train(self._train_in_parts(command, images))
+                    return self._begin_step(command, images)
                 case "answer":
                     return self._begin_answer(command, images, tell)
                 case "export_checkpoint":
@@ -155,6 +158,8 @@ class TrainerEngine:
                     return _done(self.drop(command))
                 case _:
                     raise EngineFailed(f"the worker does not know the verb {verb}")
+        except torch.AcceleratorError:
+            raise  # the device is lost
         except Exception as error:
             return _failed(error)
 
@@ -183,7 +188,7 @@ class TrainerEngine:
             RequestRefused: One of the groups cannot be trained on; nothing is changed.
             StorageFull: The new state could not be written; nothing is changed.
         """
-        return self._loop.run(self._loop.train(self._train_in_parts(command, images)))
+        return self._loop.run(self._begin_step(command, images))
 
     def answer(
         self, command: Answer, images: Sequence[Pixels], tell: Tell | None = None
@@ -279,6 +284,9 @@ class TrainerEngine:
             decode_time_ms=1e3 * sampled.decode_seconds,
             ttft_ms=1e3 * sampled.first_token_seconds,
         )
+
+    def _begin_step(self, command: TrainStep, images: Sequence[Pixels]) -> Future[StepTrained]:
+        return self._loop.train(lambda: self._train_in_parts(command, images))
 
     def _train_in_parts(
         self, command: TrainStep, images: Sequence[Pixels]

@@ -25,7 +25,7 @@ from trainer.shelf import Shelf
 DEFAULT_DEVICE_BYTES = 2 << 30
 DEFAULT_HOST_BYTES = 8 << 30
 MAX_PREPARED = 64
-"""Pictures that may lie cut and not encoded; of more, the oldest are cut again at their turn."""
+"""Pictures that may lie cut and not encoded; further ones are cut as these are used."""
 
 Crops = tuple[np.ndarray, Tiling]
 
@@ -62,17 +62,19 @@ class ImageFeatures:
             on_evicted=self._to_host if has_host_tier else None,
         )
         self._tilers = ThreadPoolExecutor(1, thread_name_prefix="tile")
-        self._prepared: OrderedDict[str, Future[Crops]] = OrderedDict()
+        self._prepared: dict[str, Future[Crops]] = {}
+        self._to_prepare: OrderedDict[str, Pixels] = OrderedDict()
 
     def prepare(self, image: Pixels) -> None:
         """Begin to cut a picture that will be asked for and is not known yet."""
         is_known = image.digest in self._near or image.digest in self._host
-        if is_known or image.digest in self._prepared:
-            return
-        self._prepared[image.digest] = self._tilers.submit(self._cut, image)
-        if len(self._prepared) > MAX_PREPARED:
-            _, oldest = self._prepared.popitem(last=False)
-            oldest.cancel()
+        if not (is_known or image.digest in self._prepared):
+            self._to_prepare[image.digest] = image
+            self._prepare_next()
+
+    def forget(self, image: Pixels) -> None:
+        """Whoever had it prepared does not ask for it; for others it is cut at its turn."""
+        self._take_prepared(image.digest)
 
     def of(self, images: Sequence[Pixels]) -> dict[str, Tensor]:
         """Encode what is not known yet.
@@ -90,7 +92,7 @@ class ImageFeatures:
                     tokens = self._encode(image)
                 self._near.put(digest, tokens)
             found[digest] = tokens
-            self._prepared.pop(digest, None)
+            self._take_prepared(digest)
         return found
 
     def give_up(self) -> None:
@@ -109,9 +111,21 @@ class ImageFeatures:
 
     @torch.no_grad()
     def _encode(self, image: Pixels) -> Tensor:
-        prepared = self._prepared.pop(image.digest, None)
+        prepared = self._take_prepared(image.digest)
         crops = self._cut(image) if prepared is None else prepared.result()
         return self._model.vision.encode_images([crops])[0]
+
+    def _take_prepared(self, digest: str) -> Future[Crops] | None:
+        """What was cut or is being cut of a picture; the next one that waits begins."""
+        self._to_prepare.pop(digest, None)
+        prepared = self._prepared.pop(digest, None)
+        self._prepare_next()
+        return prepared
+
+    def _prepare_next(self) -> None:
+        while self._to_prepare and len(self._prepared) < MAX_PREPARED:
+            digest, image = self._to_prepare.popitem(last=False)
+            self._prepared[digest] = self._tilers.submit(self._cut, image)
 
     def _cut(self, image: Pixels) -> Crops:
         pixels_HWC = np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)

@@ -10,6 +10,7 @@ in the order in which they came.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -17,11 +18,18 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+
 from contract.work import WorkClass
 from trainer.counters import Counters
 from trainer.decoder import Ticket
 from trainer.sampler import Sampled, Sampler, SampleRequest
 from trainer.shares import Shares
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.02
+"""How long the loop waits for a train step's files before it looks for other work."""
 
 R = TypeVar("R")
 
@@ -31,7 +39,10 @@ Part = Future[Any] | None
 
 @dataclass(eq=False, kw_only=True)
 class _Training:
+    """A train step under way; `begin_again` until it was begun a second time."""
+
     parts: Generator[Part, None, Any]
+    begin_again: Callable[[], Generator[Part, None, Any]] | None
     outcome: Future[Any]
     waits_for: Part = None
 
@@ -49,8 +60,9 @@ class _Sampling:
 class DeviceLoop:
     """Everything that one device has to do."""
 
-    def __init__(self, sampler: Sampler, shares: Shares, counters: Counters):
+    def __init__(self, sampler: Sampler, shares: Shares, counters: Counters, device: torch.device):
         self._sampler = sampler
+        self._device = device
         self._shares = shares
         self._counters = counters
         self._sampling: dict[Ticket, _Sampling] = {}
@@ -71,10 +83,10 @@ class DeviceLoop:
         self._sampling[self._sampler.add(wanted)] = _Sampling(finish=finish, outcome=outcome)
         return outcome
 
-    def train(self, parts: Generator[Part, None, R]) -> Future[R]:
-        """Take a train step."""
+    def train(self, begin: Callable[[], Generator[Part, None, R]]) -> Future[R]:
+        """Take a train step; it is begun once more if it meets the end of the memory."""
         outcome: Future[R] = Future()
-        self._training.append(_Training(parts=parts, outcome=outcome))
+        self._training.append(_Training(parts=begin(), begin_again=begin, outcome=outcome))
         return outcome
 
     def cancel(self, outcome: Future[Any]) -> None:
@@ -119,15 +131,30 @@ class DeviceLoop:
         return outcome.result()
 
     def _train(self, training: _Training) -> None:
-        """One part; waits first for what the step waits for, when nothing else is to do."""
+        """One part; or, when nothing else is to do, some waiting for what the step waits for."""
         if training.waits_for is not None:
-            wait([training.waits_for])
+            wait([training.waits_for], timeout=WAIT_SECONDS)
+            if training.is_waiting:
+                return  # somebody may have come meanwhile
         try:
             training.waits_for = next(training.parts)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # or the next unit would be charged for it
             self._counters.count("moontune_train_micro_steps_total")
         except StopIteration as end:
             self._training.popleft()
             training.outcome.set_result(end.value)
+        except torch.AcceleratorError:
+            raise  # the device is lost, and with it all that could be tried
+        except torch.OutOfMemoryError as error:
+            self._sampler.give_up_memory()
+            if training.begin_again is None:
+                self._training.popleft()
+                training.outcome.set_exception(error)
+                return
+            log.warning("a train step begins again with what could be freed", exc_info=error)
+            training.parts, training.begin_again = training.begin_again(), None
+            training.waits_for = None
         except Exception as error:
             self._training.popleft()
             training.outcome.set_exception(error)

@@ -20,6 +20,7 @@ from trainer.batching import Row, make_batch
 from trainer.model.kv_cache import KVCache
 from trainer.model.lora_hook import TextAdapter
 from trainer.model.moondream import Moondream
+from trainer.model.upload import uploaded
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,7 +76,7 @@ def prefill_together(
         attention_mask_BTS=batch.mask_1TT,
         cache=cache,
         adapter=_adapter_of(model, adapters),
-        wanted_B=torch.tensor(lengths, device=cache.keys_LBHSd.device) - 1,
+        wanted_B=uploaded(lengths, cache.keys_LBHSd.device) - 1,
     )[:, 0]
     if len(rows) == 1:
         return [Prefix(cache=cache, last_hidden_D=last_BD[0])]

@@ -5,8 +5,9 @@
     sampler.take_ended()             what has ended since, an outcome or an error for each ticket
 
 Nothing is refused that can wait. A request waits for a slot of its adapter, for room for the keys
-and values of its prompt, and then, rollout by rollout, for those of its answers; it is never
-overtaken by a later one of its kind, nor by any while it waits for memory.
+and values of its prompt, and then, rollout by rollout, for those of its answers. It is never
+overtaken by a later one of its kind, nor by any while it waits for a slot or its prompt's room;
+some single answers may pass rollouts that wait for room.
 
 A unit that fails hits everything that grows; each request is then tried once more alone, so that
 only the one that cannot be served is told so.
@@ -46,6 +47,9 @@ from trainer.skills.base import Language
 
 LEAST_ROOM = 4
 """Positions that must be left for an answer: one box and its end."""
+
+MAX_AHEAD = 8
+"""Single answers that may grow while rollouts of a call wait for room, at most."""
 
 PROMPTS_IN_A_ROW = 4
 """Units of prompts that may come before the answers that grow have a token again."""
@@ -106,6 +110,7 @@ class _Job:
     arrived: float
     is_alone: bool = False
     is_blocked: bool = False
+    is_unheard: bool = False
     adapter: Adapter | None = None
     num_prompt_positions: int = 0
     prefill_seconds: float = 0.0
@@ -203,20 +208,16 @@ class Sampler:
         for waiting in (*self._waiting.values(), self._alone):
             for job in [job for job in waiting if job.ticket == ticket]:
                 waiting.remove(job)
+                self._forget_tiles(job)
         for decoding, job in list(self._growing.items()):
             if job.ticket == ticket:
                 self._decoder.cancel(decoding)
                 self._release(self._growing.pop(decoding))
 
     def work(self) -> set[WorkClass]:
-        """The kinds of work that time can be spent on; what only waits for memory is none."""
-        growing = {job.wanted.work_class for job in self._growing.values()}
-        if growing and (self._alone or self._decoder.num_joining):
-            return growing
-        waiting = [queue[0] for queue in (*self._waiting.values(), self._alone) if queue]
-        return growing | {
-            job.wanted.work_class for job in waiting if not (growing and job.is_blocked)
-        }
+        """The kinds of answers that are waiting or growing."""
+        jobs = itertools.chain(*self._waiting.values(), self._alone, self._growing.values())
+        return {job.wanted.work_class for job in jobs}
 
     def advance(self, work_class: WorkClass) -> dict[WorkClass, float]:
         """Do one unit of work, if possible for this kind.
@@ -262,36 +263,53 @@ class Sampler:
         if not jobs:
             return None
         started = time.perf_counter()
-        for job in jobs:
-            self._counters.observe(
-                "moontune_admission_seconds", started - job.arrived, job.wanted.work_class
-            )
         try:
             prefixes = self._prefixes_of(jobs)
+            self._synchronize()  # or the next tick would be charged for it
         except Exception as error:
             self._recover(jobs, error)
             return jobs[0].wanted.work_class
         seconds = time.perf_counter() - started
         for job in jobs:
             job.prefill_seconds = seconds if job.prefix_key in prefixes.new else 0.0
-            self._let_grow(job, prefixes.all[job.prefix_key])
+            if not job.is_alone:
+                self._counters.observe(
+                    "moontune_admission_seconds", started - job.arrived, job.wanted.work_class
+                )
+            try:
+                self._let_grow(job, prefixes.all[job.prefix_key])
+            except Exception as error:
+                self._recover([job], error)
         return jobs[0].wanted.work_class
 
     def _admissible(self, work_class: WorkClass) -> list[_Job]:
         """Take out of the queue what can begin now, its adapter leased, up to a prefill's size."""
+        growing = self._growing.values()
         if self._alone:
-            can_begin = not self._growing and self._lease(self._alone[0])
-            return [self._alone.popleft()] if can_begin else []
-        if self._decoder.num_joining or any(job.is_alone for job in self._growing.values()):
+            return [] if growing else self._first_of(self._alone, at_most=1)
+        if any(job.is_alone for job in growing):
             return []
+        if self._decoder.num_joining:
+            num_single = sum(job.wanted.work_class is WorkClass.INFERENCE for job in growing)
+            if num_single >= MAX_AHEAD:
+                return []
+            work_class = WorkClass.INFERENCE
         heads = [queue[0] for queue in self._waiting.values() if queue]
         blocked = [job for job in heads if job.is_blocked]
         if blocked:  # nobody overtakes who waits for memory
             work_class = min(blocked, key=_arrival).wanted.work_class
+        return self._first_of(self._waiting[work_class])
+
+    def _first_of(self, waiting: deque[_Job], *, at_most: int | None = None) -> list[_Job]:
+        """Take out of a queue what goes into one pass, each with its adapter leased."""
         taken: list[_Job] = []
-        waiting = self._waiting[work_class]
-        while waiting and self._goes_with(waiting[0], taken):
-            if not self._lease(waiting[0]):
+        while waiting and len(taken) != at_most and self._goes_with(waiting[0], taken):
+            try:
+                has_slot = self._lease(waiting[0])
+            except Exception as error:
+                self._recover([waiting.popleft()], error)
+                break
+            if not has_slot:
                 waiting[0].is_blocked = True
                 break
             taken.append(waiting.popleft())
@@ -302,12 +320,13 @@ class Sampler:
         new = {other.prefix_key: other for other in taken if other.prefix_key not in self._prefixes}
         if job.prefix_key in self._prefixes or job.prefix_key in new:
             return True
-        num_positions = sum(map(self._num_positions, (*new.values(), job)))
-        if not self._prefixes.can_take(num_positions * self._position_bytes):
-            job.is_blocked = True
+        lengths = [self._num_positions(other) for other in (*new.values(), job)]
+        if not self._prefixes.can_take(sum(lengths) * self._position_bytes):
+            job.is_blocked = not taken
             return False
         are_alike = all((job.row.image is None) == (o.row.image is None) for o in new.values())
-        return not new or (are_alike and num_positions <= self._max_prefill_positions)
+        num_computed = len(lengths) * max(lengths)  # the shorter ones are filled up
+        return not new or (are_alike and num_computed <= self._max_prefill_positions)
 
     def _lease(self, job: _Job) -> bool:
         """Have the adapter in a slot, if one is free."""
@@ -363,7 +382,8 @@ class Sampler:
                 seed=wanted.seed,
                 shared_as=shared_as,
                 on_draw=lambda rollout: self._has_grown(job, rollout),
-            )
+            ),
+            goes_first=wanted.work_class is WorkClass.INFERENCE,
         )
         self._growing[decoding] = job
 
@@ -397,20 +417,27 @@ class Sampler:
         for decoding, count in rows.items():
             kind = self._growing[decoding].wanted.work_class
             shares[kind] = shares.get(kind, 0.0) + count / num_rows
-        self._counters.count("moontune_decode_ticks_total")
-        self._counters.observe("moontune_decode_rows", float(num_rows))
+        if self._decoder.num_drawn:
+            self._counters.count("moontune_decode_ticks_total")
+            self._counters.observe("moontune_decode_rows", float(self._decoder.num_drawn))
         return shares
 
     def _has_grown(self, job: _Job, rollout: Rollout) -> None:
+        """Note the first token, and tell who listens; a listener's fault is its own."""
         if job.first_token is None:
             job.first_token = time.perf_counter()
-            self._counters.observe(
-                "moontune_time_to_first_token_seconds",
-                job.first_token - job.arrived,
-                job.wanted.work_class,
-            )
-        if job.wanted.on_growth is not None:
-            job.wanted.on_growth(rollout)
+            if not job.is_alone:
+                self._counters.observe(
+                    "moontune_time_to_first_token_seconds",
+                    job.first_token - job.arrived,
+                    job.wanted.work_class,
+                )
+        if job.wanted.on_growth is not None and not job.is_unheard:
+            try:
+                job.wanted.on_growth(rollout)
+            except Exception:
+                job.is_unheard = True
+                log.exception("what an answer gained could not be told")
 
     def _end(self, job: _Job, traces: tuple[Trace, ...]) -> None:
         now = time.perf_counter()
@@ -419,7 +446,7 @@ class Sampler:
             "moontune_sampled_tokens_total",
             job.wanted.work_class,
             BASE if job.wanted.adapter is None else job.wanted.adapter.finetune_id,
-            by=sum(len(trace.actions) for trace in traces),
+            by=sum(len(trace.actions) for trace in {id(t): t for t in traces}.values()),
         )
         sampled = Sampled(
             traces=traces,
@@ -433,7 +460,13 @@ class Sampler:
     # --- trouble
 
     def _recover(self, jobs: Sequence[_Job], error: Exception) -> None:
-        """After a unit failed: each of its requests again by itself, or, of one, its error."""
+        """After a unit failed: each of its requests again by itself, or, of one, its error.
+
+        Raises:
+            Exception: The device is lost, and with it all that could be tried.
+        """
+        if isinstance(error, torch.AcceleratorError):
+            raise error
         for job in jobs:
             self._release(job)
         if isinstance(error, torch.OutOfMemoryError):
@@ -451,6 +484,16 @@ class Sampler:
             release()
         job.leases.clear()
         job.adapter = None
+
+    def _forget_tiles(self, job: _Job) -> None:
+        """Nobody may ask for the picture of a request that was given up before its prompt."""
+        if job.wanted.image is not None:
+            self._features.forget(job.wanted.image)
+
+    def _synchronize(self) -> None:
+        device = self._model.text.wte.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     def _num_positions(self, job: _Job) -> int:
         return job.row.num_positions(self._model.config.vision.num_image_tokens)

@@ -1,25 +1,55 @@
-"""Who has the device next: kinds of work get time in proportion to their shares.
+"""Who has the device next: training and answers share its time, inference and rollouts who begins.
 
-Each kind has a clock that runs by the seconds it used over its share; the kind whose clock is
-behind goes next. One that had nothing to do starts where the others are, so idleness saves nothing
-up (stride scheduling: Waldspurger and Weihl, MIT/LCS/TM-528, 1995).
+Each has a clock that runs by the seconds it used over its share; who is behind goes next. One that
+had nothing to do starts where the last one served is, so idleness saves nothing up (stride
+scheduling: Waldspurger and Weihl, MIT/LCS/TM-528, 1995).
+
+Answers grow together, whatever their kind: a unit of theirs is charged to both kinds by what each
+had of it, and to answers as a whole against training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
+from typing import Generic, TypeVar
 
 from contract.work import WorkClass
 
 DEFAULT_TRAIN_SHARE = 0.5
 """Of the device's time, while answers are waiting, too."""
 
-ANSWERS = {WorkClass.INFERENCE: 2.0, WorkClass.ROLLOUTS: 1.0}
-"""How the rest is divided: people wait for single answers, loops for rollouts."""
+INFERENCE_PER_ROLLOUTS = 2.0
+"""People wait for single answers, loops for rollouts."""
+
+K = TypeVar("K", bound=Hashable)
+
+_ANSWERS, _TRAINING = "answers", "training"
+
+
+class _Clocks(Generic[K]):
+    """Clocks by weight; who is behind goes next."""
+
+    def __init__(self, weights: Mapping[K, float]):
+        self._weights = weights
+        self._clocks = dict.fromkeys(weights, 0.0)
+        self._active: set[K] = set()
+        self._now = 0.0
+
+    def next(self, waiting: Collection[K]) -> K:
+        """Whose turn it is, of those that have something to do; the first named wins a tie."""
+        for kind in set(waiting) - self._active:
+            self._clocks[kind] = max(self._clocks[kind], self._now)
+        self._active = set(waiting)
+        chosen = min((k for k in self._weights if k in waiting), key=self._clocks.__getitem__)
+        self._now = self._clocks[chosen]
+        return chosen
+
+    def charge(self, kind: K, seconds: float) -> None:
+        self._clocks[kind] += seconds / self._weights[kind]
 
 
 class Shares:
-    """The clocks of all kinds of work."""
+    """The shares of all kinds of work."""
 
     def __init__(self, *, train_share: float = DEFAULT_TRAIN_SHARE):
         """Divide the device.
@@ -32,9 +62,10 @@ class Shares:
         """
         if not 0.0 < train_share < 1.0:
             raise ValueError(f"a share lies between 0 and 1, got {train_share}")
-        self._train_share = train_share
-        self._clocks = dict.fromkeys(WorkClass, 0.0)
-        self._active: set[WorkClass] = set()
+        self._device = _Clocks({_ANSWERS: 1.0 - train_share, _TRAINING: train_share})
+        self._answers = _Clocks(
+            {WorkClass.INFERENCE: INFERENCE_PER_ROLLOUTS, WorkClass.ROLLOUTS: 1.0}
+        )
 
     def next(self, waiting: Collection[WorkClass]) -> WorkClass:
         """The kind that goes next.
@@ -42,20 +73,17 @@ class Shares:
         Args:
             waiting: The kinds that have something to do; at least one.
         """
-        others = [self._clocks[kind] for kind in waiting if kind in self._active]
-        for kind in set(waiting) - self._active:
-            self._clocks[kind] = max(self._clocks[kind], min(others, default=0.0))
-        self._active = set(waiting)
-        return min(waiting, key=lambda kind: (self._clocks[kind], list(WorkClass).index(kind)))
+        answers = [kind for kind in waiting if kind is not WorkClass.TRAINING]
+        sides = [_ANSWERS] * bool(answers) + [_TRAINING] * (WorkClass.TRAINING in waiting)
+        if self._device.next(sides) == _TRAINING:
+            return WorkClass.TRAINING
+        return self._answers.next(answers)
 
     def charge(self, seconds: Mapping[WorkClass, float]) -> None:
-        """Count time that was used."""
+        """Count the time of one unit, by the kinds that had it."""
         for kind, used in seconds.items():
-            self._clocks[kind] += used / self._share(kind)
-
-    def _share(self, kind: WorkClass) -> float:
-        """What this kind has of the device, among those that have something to do."""
-        if kind is WorkClass.TRAINING:
-            return self._train_share
-        answers = sum(ANSWERS[other] for other in {*self._active, kind} if other in ANSWERS)
-        return (1.0 - self._train_share) * ANSWERS[kind] / answers
+            if kind is WorkClass.TRAINING:
+                self._device.charge(_TRAINING, used)
+            else:
+                self._device.charge(_ANSWERS, used)
+                self._answers.charge(kind, used)

@@ -21,6 +21,7 @@ class Shelf(Generic[V]):
     Args:
         budget: In the unit of `size`, such as bytes.
         size: Of a value; its bytes, or 1 where places are counted.
+        num_bytes: Of a value, where its size is not in bytes.
         name: How counters call it; nothing is counted without `counters`.
         on_evicted: Takes what had to go for something else.
     """
@@ -30,12 +31,14 @@ class Shelf(Generic[V]):
         *,
         budget: int,
         size: Callable[[V], int],
+        num_bytes: Callable[[V], int] | None = None,
         name: str = "",
         counters: Counters | None = None,
         on_evicted: Callable[[Hashable, V], None] | None = None,
     ):
         self._budget = budget
         self._size = size
+        self._num_bytes = num_bytes or size
         self._name = name
         self._counters = counters
         self._on_evicted = on_evicted
@@ -91,6 +94,7 @@ class Shelf(Generic[V]):
 
     def release(self, key: Hashable) -> None:
         """One user less."""
+        assert self._leases[key] > 0, f"{key} was not leased"
         self._leases[key] -= 1
         if not self._leases[key]:
             del self._leases[key]
@@ -113,4 +117,5 @@ class Shelf(Generic[V]):
 
     def _report(self) -> None:
         if self._counters is not None:
-            self._counters.show("moontune_cache_bytes", self._used, self._name)
+            num_bytes = sum(map(self._num_bytes, self._kept.values()))
+            self._counters.show("moontune_cache_bytes", num_bytes, self._name)

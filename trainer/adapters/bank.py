@@ -63,6 +63,7 @@ class AdapterBank:
         self._slots: Shelf[Adapter] = Shelf(
             budget=num_slots,
             size=_one,
+            num_bytes=_bytes_of,
             name="adapters",
             counters=counters,
             on_evicted=self._to_host,
@@ -88,9 +89,9 @@ class AdapterBank:
             EngineFailed: Its file is missing or damaged.
         """
         key = _key(ref)
+        if key not in self._slots and not self._slots.can_take(1):
+            return None
         if self._slots.get(key) is None:
-            if not self._slots.can_take(1):
-                return None
             self._slots.put(key, self._fetched(key) or self._served(ref))
         return self._slots.lease(key)
 

@@ -25,6 +25,7 @@ from trainer.adapters.lora import FACTORS, Adapter
 from trainer.model.config import TextConfig
 from trainer.model.grouped import whole_strides
 from trainer.model.lora_hook import AdapterRows
+from trainer.model.upload import uploaded
 
 NOBODY = -1
 """Whose the ranks are that only fill up."""
@@ -65,7 +66,7 @@ class AdapterStack:
         """
         self._config, self._dtype = config, dtype
         self._distinct = list({id(adapter): adapter for adapter in adapters}.values())
-        self._owner_P = torch.tensor(_owners(config, self._distinct, dtype), device=device)
+        self._owner_P = uploaded(_owners(config, self._distinct, dtype), device, torch.long)
         self._rows = self._rows_of(adapters)
         self._factors: dict[int, dict[str, Tensor]] = {}
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from trainer.model.kv_blocks import BLOCK, SCRATCH, ZEROS, BlockPool, num_blocks_for
 from trainer.model.kv_cache import KVCache
+from trainer.model.upload import uploaded
 
 
 @dataclass(eq=False)
@@ -120,7 +121,7 @@ class DecodeCache:
     def positions_B1(self) -> Tensor:  # noqa: N802 (shape suffix)
         """[B, 1] the position that each row fills next."""
         positions = self._positions() + [0] * self._num_padding
-        return torch.tensor(positions, device=self._pool.keys_LHNSd.device)[:, None]
+        return uploaded(positions, self._pool.keys_LHNSd.device)[:, None]
 
     def _positions(self) -> list[int]:
         """Known to the host, so that asking does not wait for the device."""
@@ -210,10 +211,10 @@ class DecodeCache:
             most = max(len(suffix.blocks) for suffix in suffixes)
             tables = [s.blocks + [ZEROS] * (most - len(s.blocks)) for s in suffixes]
             tables += [[SCRATCH] + [ZEROS] * (most - 1)] * self._num_padding
-            self._table_F = torch.tensor(tables, device=device).flatten()
+            self._table_F = uploaded(tables, device).flatten()
         lengths = [suffix.length for suffix in suffixes] + [0] * self._num_padding
         slots = [suffix.slot for suffix in suffixes] + [SCRATCH * BLOCK] * self._num_padding
-        length_B, slot_B = torch.tensor([lengths, slots], device=device)
+        length_B, slot_B = uploaded([lengths, slots], device)
         num_slots = len(self._table_F) // len(lengths) * BLOCK
         is_filled_BS = torch.arange(num_slots, device=device) <= length_B[:, None]
         return _Places(slot_B=slot_B, table_F=self._table_F, is_filled_BS=is_filled_BS)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from trainer.model.config import TextConfig
+from trainer.model.upload import uploaded
 
 BLOCK = 16
 ZEROS, SCRATCH = 0, 1
@@ -65,9 +66,10 @@ class BlockPool:
     def num_bytes(self) -> int:
         return self.keys_LHNSd.nbytes + self.values_LHNSd.nbytes
 
-    def num_promisable(self, blocks_each: int) -> int:
-        """How many answers of so many blocks could begin now."""
-        return (self._num_blocks - self._num_promised) // blocks_each
+    @property
+    def num_free(self) -> int:
+        """Blocks that are promised to nobody."""
+        return self._num_blocks - self._num_promised
 
     def promise(self, num_blocks: int) -> None:
         """Set blocks aside.
@@ -75,22 +77,21 @@ class BlockPool:
         Raises:
             ValueError: There are not that many.
         """
-        if self._num_promised + num_blocks > self._num_blocks:
-            free = self._num_blocks - self._num_promised
-            raise ValueError(f"{num_blocks} blocks were wanted, {free} are free")
+        if num_blocks > self.num_free:
+            raise ValueError(f"{num_blocks} blocks were wanted, {self.num_free} are free")
         self._num_promised += num_blocks
 
     def take(self, num_blocks: int) -> list[int]:
         """Blocks that were promised, cleared; the most recently returned first."""
-        taken = []
-        for _ in range(num_blocks):
-            if self._returned:
-                taken.append(self._returned.pop())
-            else:
-                taken.append(self._fresh)
-                self._fresh += 1
-        if taken:
-            self._clear(taken)
+        if not num_blocks:
+            return []
+        num_again = min(num_blocks, len(self._returned))
+        again = self._returned[len(self._returned) - num_again :][::-1]
+        fresh = range(self._fresh, self._fresh + num_blocks - num_again)
+        taken = [*again, *fresh]
+        self._clear(taken)  # may fail; until then nothing is taken
+        del self._returned[len(self._returned) - num_again :]
+        self._fresh = fresh.stop
         return taken
 
     def give_back(self, blocks: Sequence[int], *, promised: int) -> None:
@@ -100,7 +101,7 @@ class BlockPool:
 
     def _clear(self, blocks: Sequence[int]) -> None:
         """What an earlier answer left there may be no number at all, and 0 times NaN is NaN."""
-        at = torch.tensor(blocks, dtype=torch.long, device=self.values_LHNSd.device)
+        at = uploaded(blocks, self.values_LHNSd.device, torch.long)
         self.values_LHNSd.index_fill_(2, at, 0.0)
         self.keys_LHNSd.index_fill_(2, at, 0.0)
 

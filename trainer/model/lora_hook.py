@@ -11,6 +11,8 @@ from typing import Protocol
 
 import torch
 
+from trainer.model.upload import uploaded
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterRows:
@@ -49,11 +51,11 @@ class AdapterRows:
         for adapter, rows in enumerate(rows_of):
             for column, row in enumerate(rows):
                 place[row] = adapter * width + column
-        adapter_B = torch.tensor(adapters, device=owner_P.device)
+        adapter_B = uploaded(adapters, owner_P.device)
         return cls(
             adapter_B=adapter_B,
-            padded_NG=torch.tensor(padded, device=owner_P.device),
-            place_B=torch.tensor(place, device=owner_P.device),
+            padded_NG=uploaded(padded, owner_P.device),
+            place_B=uploaded(place, owner_P.device),
             is_even=place == list(range(num_adapters * width)),
             is_foreign_BP=adapter_B[:, None] != owner_P,
         )

@@ -30,7 +30,7 @@ def test_bytes_of_a_block_are_keys_and_values_of_all_layers():
 def test_what_is_promised_is_there_for_nobody_else():
     blocks = pool(4)
     blocks.promise(3)
-    assert (blocks.num_promised, blocks.num_promisable(1), blocks.num_promisable(2)) == (3, 1, 0)
+    assert (blocks.num_promised, blocks.num_free) == (3, 1)
     with pytest.raises(ValueError, match="2 blocks were wanted, 1 are free"):
         blocks.promise(2)
     assert blocks.num_promised == 3

@@ -28,7 +28,7 @@ from trainer.prefill import prefill_together
 from trainer.skills import SKILLS
 
 READS = {
-    "tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__len__x",
+    "tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__",
     "nonzero", "bincount", "unique", "masked_select", "masked_scatter", "argwhere", "equal",
     "allclose", "unique_consecutive", "histc",
 }  # fmt: skip
@@ -48,6 +48,8 @@ class CountingReads(TorchFunctionMode):
             self.found[f"{name} with a mask"] += 1
         if name == "to" and "cpu" in args[1:]:
             self.found["to cpu"] += 1
+        if name in ("tensor", "as_tensor", "new_tensor") and (kwargs or {}).get("device"):
+            self.found[f"{name} from pageable memory"] += 1
         if name == "repeat_interleave" and not (kwargs or {}).get("output_size"):
             self.found[name] += 1
         return func(*args, **(kwargs or {}))

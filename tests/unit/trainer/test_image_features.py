@@ -57,12 +57,26 @@ def test_a_picture_is_cut_ahead_of_need_in_another_thread(cuts):
     assert len(cuts) == 1
 
 
-def test_pictures_that_nobody_asks_for_do_not_heap_up():
+def test_of_many_pictures_those_that_come_first_are_cut_first_and_the_rest_as_they_are_used(cuts):
     features = ImageFeatures(MODEL)
-    for number in range(3 * MAX_PREPARED):
-        features.prepare(replace(pictures()[0], digest=str(number)))
-    assert len(features._prepared) == MAX_PREPARED
-    features._tilers.shutdown(cancel_futures=True)
+    images = [replace(pictures()[0], digest=str(number)) for number in range(2 * MAX_PREPARED)]
+    for image in images:
+        features.prepare(image)
+    assert list(features._prepared) == [str(number) for number in range(MAX_PREPARED)]
+    for image in images:
+        features.of([image])
+    assert len(cuts) == len(images)
+    assert all(name.startswith("tile") for name in cuts)
+
+
+def test_a_picture_that_is_not_asked_for_after_all_leaves_nothing_behind(cuts):
+    features = ImageFeatures(MODEL)
+    features.prepare(pictures()[0])
+    features.forget(pictures()[0])
+    assert not features._prepared
+    assert not features._to_prepare
+    features.of([pictures()[0]])
+    assert cuts[-1] == "MainThread"
 
 
 def test_a_picture_that_cannot_be_cut_fails_whoever_asks_and_nobody_else():
