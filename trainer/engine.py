@@ -298,9 +298,13 @@ class TrainerEngine:
         features: dict[str, Tensor] = {}
         for image in images:
             self._features.prepare(image)
-        for image in images:
-            features |= self._features.of([image])
-            yield None
+        try:
+            for image in images:
+                features |= self._features.of([image])
+                yield None
+        finally:  # where one cannot be encoded, the others are not asked for
+            for image in images:
+                self._features.forget(image)
         adapter = self._bank.adapter(command.adapter)
         computed = yield from step_in_parts(
             self._model,

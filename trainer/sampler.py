@@ -200,6 +200,8 @@ class Sampler:
         self._check_room(job)
         if wanted.image is not None and job.prefix_key not in self._prefixes:
             self._features.prepare(wanted.image)
+        if wanted.adapter is not None:
+            self._bank.prepare(wanted.adapter)
         self._waiting[wanted.work_class].append(job)
         return job.ticket
 
@@ -208,7 +210,7 @@ class Sampler:
         for waiting in (*self._waiting.values(), self._alone):
             for job in [job for job in waiting if job.ticket == ticket]:
                 waiting.remove(job)
-                self._forget_tiles(job)
+                self._forget(job)
         for decoding, job in list(self._growing.items()):
             if job.ticket == ticket:
                 self._decoder.cancel(decoding)
@@ -485,10 +487,12 @@ class Sampler:
         job.leases.clear()
         job.adapter = None
 
-    def _forget_tiles(self, job: _Job) -> None:
-        """Nobody may ask for the picture of a request that was given up before its prompt."""
+    def _forget(self, job: _Job) -> None:
+        """Give up what was prepared for a request that ends before its prompt was computed."""
         if job.wanted.image is not None:
             self._features.forget(job.wanted.image)
+        if job.wanted.adapter is not None:
+            self._bank.forget(job.wanted.adapter)
 
     def _synchronize(self) -> None:
         device = self._model.text.wte.device

@@ -12,6 +12,7 @@ not fit goes to the next tier, least recently used first, and comes back when it
 from __future__ import annotations
 
 from collections.abc import Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
@@ -55,6 +56,8 @@ class AdapterBank:
         self._config = config
         self._device = device
         self._dtype = dtype
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._reading: dict[Key, Future[dict[str, torch.Tensor]]] = {}
         self._masters: Shelf[Adapter] = Shelf(budget=max_adapters, size=_one)
         self._optimizers: Shelf[AdamState] = Shelf(budget=max_optimizers, size=_one)
         self._host: Shelf[Adapter] = Shelf(
@@ -81,6 +84,17 @@ class AdapterBank:
             found = self._read(ref)
             self._masters.put(key, found)
         return found
+
+    def prepare(self, ref: AdapterRef) -> None:
+        """Begin to read, in a thread, the file of an adapter that will be leased."""
+        key = _key(ref)
+        is_known = any(key in shelf for shelf in (self._slots, self._host, self._masters))
+        if ref.weights is not None and not is_known and key not in self._reading:
+            self._reading[key] = self._readers.submit(read_tensors, ref.weights)
+
+    def forget(self, ref: AdapterRef) -> None:
+        """Whoever had it prepared does not ask for it; for others it is read at its turn."""
+        self._reading.pop(_key(ref), None)
 
     def lease(self, ref: AdapterRef) -> Adapter | None:
         """The adapter in a slot, which is its own until `release`; None while all are taken.
@@ -141,10 +155,9 @@ class AdapterBank:
     def _read(self, ref: AdapterRef) -> Adapter:
         if ref.weights is None:
             return Adapter.fresh(self._config, ref.rank, seed=ref.seed, device=self._device)
-        tensors = {
-            name: tensor.to(self._device, torch.float32)
-            for name, tensor in read_tensors(ref.weights).items()
-        }
+        reading = self._reading.pop(_key(ref), None)
+        stored = read_tensors(ref.weights) if reading is None else reading.result()
+        tensors = {name: tensor.to(self._device, torch.float32) for name, tensor in stored.items()}
         return Adapter(self._config, ref.rank, tensors)
 
     def _to_host(self, key: Hashable, adapter: Adapter) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from contract.engine import AdapterRef
+from contract.errors import EngineFailed
 from tests.micro import adapter_ref, micro_model, random_adapter
 from trainer.adapters import bank as bank_module
 from trainer.adapters.bank import AdapterBank, version_of
@@ -138,3 +139,33 @@ def test_versions_differ_by_whatever_weights_depend_on(saved):
     ]
     assert len(set(map(version_of, distinct))) == 4
     assert version_of(replace(fresh, step=9)) == version_of(fresh)
+
+
+def test_a_file_is_read_ahead_of_need_and_once(saved, reads):
+    bank = AdapterBank(CONFIG, CPU)
+    ref, other = saved(0), saved(1)
+    for _ in range(2):
+        bank.prepare(ref)
+        bank.prepare(other)
+    bank.prepare(adapter_ref())  # a fresh one has no file
+    bank.forget(other)
+    leased = bank.lease(ref)
+    assert leased is not None
+    assert not bank._reading
+    bank.prepare(ref)
+    assert not bank._reading
+    bank._readers.shutdown()
+    assert reads == ["0", "1"]
+
+
+def test_a_file_that_cannot_be_read_ahead_fails_who_asks_and_is_tried_again(saved):
+    bank = AdapterBank(CONFIG, CPU)
+    ref = saved(0)
+    path = Path(ref.weights.path)
+    whole = path.read_bytes()
+    path.unlink()
+    bank.prepare(ref)
+    with pytest.raises(EngineFailed):
+        bank.lease(ref)
+    path.write_bytes(whole)
+    assert bank.lease(ref) is not None
