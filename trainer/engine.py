@@ -49,7 +49,8 @@ from trainer.metrics import reward_metrics, step_extras
 from trainer.model.kv_blocks import BlockPool
 from trainer.model.published_config import MoondreamConfig
 from trainer.rollouts import is_reasoning, make_rollout
-from trainer.sampler import Sampled, Sampler, SampleRequest
+from trainer.sample_job import Sampled, SampleRequest
+from trainer.sampler import Sampler
 from trainer.shares import DEFAULT_TRAIN_SHARE, Shares
 from trainer.skills import SKILLS
 from trainer.skills.base import to_wire

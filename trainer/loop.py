@@ -23,7 +23,8 @@ import torch
 from contract.work import WorkClass
 from trainer.counters import Counters
 from trainer.decoder import Ticket
-from trainer.sampler import Sampled, Sampler, SampleRequest
+from trainer.sample_job import Sampled, SampleRequest
+from trainer.sampler import Sampler
 from trainer.shares import Shares
 
 log = logging.getLogger(__name__)

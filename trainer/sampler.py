@@ -19,27 +19,26 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 
-from contract.engine import AdapterRef
 from contract.errors import RequestRefused
-from contract.skills import Pixels, Settings, Skill, SkillRequest
+from contract.skills import Skill
 from contract.work import WorkClass
-from trainer.adapters.bank import AdapterBank, version_of
-from trainer.adapters.lora import Adapter
+from trainer.adapters.bank import AdapterBank
 from trainer.batching import Row
 from trainer.counters import Counters
 from trainer.decoder import Decoder, DecodeRequest, Ticket
-from trainer.drawing import Heat, Rollout
+from trainer.drawing import Rollout
 from trainer.image_features import ImageFeatures
 from trainer.memory import kv_bytes_per_position
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
 from trainer.prefill import Prefix, prefill_together
+from trainer.sample_job import Sampled, SampleJob, SampleRequest
 from trainer.sequence import Trace
 from trainer.shelf import Shelf
 from trainer.skills import SKILLS
@@ -58,80 +57,6 @@ BASE = "base"
 """How counters call the base model, which is no finetune."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleRequest:
-    """Answers wanted.
-
-    Attributes:
-        adapter: None for the base model.
-        image: The picture that the request shows, if any.
-        loc: Where the fields of the request stand in the caller's body.
-        on_growth: Hears of the first rollout after each of its tokens.
-    """
-
-    work_class: WorkClass
-    adapter: AdapterRef | None
-    request: SkillRequest
-    image: Pixels | None
-    settings: Settings
-    num_rollouts: int
-    seed: int
-    loc: tuple[str, ...] = ()
-    on_growth: Callable[[Rollout], None] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampled:
-    """The answers of a request, and what they took.
-
-    Attributes:
-        num_prompt_positions: BOS, image and prompt.
-        prefill_seconds: For picture and prompt; 0 where both were known.
-        first_token_seconds: From the arrival to the first token.
-        decode_seconds: From the first token's draw to the end.
-    """
-
-    traces: tuple[Trace, ...]
-    num_prompt_positions: int
-    prefill_seconds: float
-    first_token_seconds: float
-    decode_seconds: float
-
-
-@dataclass(eq=False, kw_only=True)
-class _Job:
-    """A request on its way."""
-
-    ticket: Ticket
-    wanted: SampleRequest
-    row: Row
-    arrived: float
-    is_alone: bool = False
-    is_blocked: bool = False
-    is_unheard: bool = False
-    adapter: Adapter | None = None
-    num_prompt_positions: int = 0
-    prefill_seconds: float = 0.0
-    first_token: float | None = None
-    leases: list[Callable[[], None]] = field(default_factory=list)
-
-    @property
-    def prefix_key(self) -> Hashable:
-        """Everything that the prefix depends on, the version of the weights above all."""
-        ref = self.wanted.adapter
-        return (None if ref is None else version_of(ref), self.row.image, self.row.prompt)
-
-    @property
-    def shared_as(self) -> Hashable:
-        """What equal greedy requests have in common; None for others."""
-        settings = self.wanted.settings
-        if not Heat(temperature=settings.temperature, top_p=settings.top_p).is_greedy:
-            return None
-        limits = settings.max_tokens, settings.max_objects
-        is_reasoning = getattr(self.wanted.request, "reasoning", False)
-        return (self.prefix_key, self.wanted.request.skill, is_reasoning, limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +104,9 @@ class Sampler:
             counters=counters,
         )
         self._tickets = itertools.count()
-        self._waiting: dict[WorkClass, deque[_Job]] = {kind: deque() for kind in WorkClass}
-        self._alone: deque[_Job] = deque()
-        self._growing: dict[Ticket, _Job] = {}
+        self._waiting: dict[WorkClass, deque[SampleJob]] = {kind: deque() for kind in WorkClass}
+        self._alone: deque[SampleJob] = deque()
+        self._growing: dict[Ticket, SampleJob] = {}
         self._ended: list[tuple[Ticket, Sampled | Exception]] = []
         self._prompts_in_a_row = 0
 
@@ -196,7 +121,9 @@ class Sampler:
             image=None if wanted.image is None else wanted.image.digest,
             prompt=tuple(skill.prompt(wanted.request, self._language)),
         )
-        job = _Job(ticket=next(self._tickets), wanted=wanted, row=row, arrived=time.perf_counter())
+        job = SampleJob(
+            ticket=next(self._tickets), wanted=wanted, row=row, arrived=time.perf_counter()
+        )
         self._check_room(job)
         if wanted.image is not None and job.prefix_key not in self._prefixes:
             self._features.prepare(wanted.image)
@@ -213,8 +140,11 @@ class Sampler:
                 self._forget(job)
         for decoding, job in list(self._growing.items()):
             if job.ticket == ticket:
-                self._decoder.cancel(decoding)
                 self._release(self._growing.pop(decoding))
+                try:
+                    self._decoder.cancel(decoding)
+                except Exception as error:
+                    self._stop_growing(error)
 
     def work(self) -> set[WorkClass]:
         """The kinds of answers that are waiting or growing."""
@@ -284,7 +214,7 @@ class Sampler:
                 self._recover([job], error)
         return jobs[0].wanted.work_class
 
-    def _admissible(self, work_class: WorkClass) -> list[_Job]:
+    def _admissible(self, work_class: WorkClass) -> list[SampleJob]:
         """Take out of the queue what can begin now, its adapter leased, up to a prefill's size."""
         growing = self._growing.values()
         if self._alone:
@@ -302,9 +232,11 @@ class Sampler:
             work_class = min(blocked, key=_arrival).wanted.work_class
         return self._first_of(self._waiting[work_class])
 
-    def _first_of(self, waiting: deque[_Job], *, at_most: int | None = None) -> list[_Job]:
+    def _first_of(
+        self, waiting: deque[SampleJob], *, at_most: int | None = None
+    ) -> list[SampleJob]:
         """Take out of a queue what goes into one pass, each with its adapter leased."""
-        taken: list[_Job] = []
+        taken: list[SampleJob] = []
         while waiting and len(taken) != at_most and self._goes_with(waiting[0], taken):
             try:
                 has_slot = self._lease(waiting[0])
@@ -317,7 +249,7 @@ class Sampler:
             taken.append(waiting.popleft())
         return taken
 
-    def _goes_with(self, job: _Job, taken: Sequence[_Job]) -> bool:
+    def _goes_with(self, job: SampleJob, taken: Sequence[SampleJob]) -> bool:
         """Whether a prompt is known, or can be computed in one pass with those that were taken."""
         new = {other.prefix_key: other for other in taken if other.prefix_key not in self._prefixes}
         if job.prefix_key in self._prefixes or job.prefix_key in new:
@@ -330,7 +262,7 @@ class Sampler:
         num_computed = len(lengths) * max(lengths)  # the shorter ones are filled up
         return not new or (are_alike and num_computed <= self._max_prefill_positions)
 
-    def _lease(self, job: _Job) -> bool:
+    def _lease(self, job: SampleJob) -> bool:
         """Have the adapter in a slot, if one is free."""
         ref = job.wanted.adapter
         if ref is None:
@@ -341,7 +273,7 @@ class Sampler:
         job.leases.append(lambda: self._bank.release(ref))
         return True
 
-    def _prefixes_of(self, jobs: Sequence[_Job]) -> _Prefixes:
+    def _prefixes_of(self, jobs: Sequence[SampleJob]) -> _Prefixes:
         """The prompts of all jobs, from memory or computed now, leased by each job."""
         distinct = {job.prefix_key: job for job in jobs}
         found = {key: self._prefixes.get(key) for key in distinct}
@@ -367,7 +299,7 @@ class Sampler:
                 job.leases.append(lambda key=key: self._prefixes.release(key))
         return _Prefixes(all=every, new=frozenset(job.prefix_key for job in new))
 
-    def _let_grow(self, job: _Job, prefix: Prefix) -> None:
+    def _let_grow(self, job: SampleJob, prefix: Prefix) -> None:
         wanted = job.wanted
         skill = SKILLS[Skill(wanted.request.skill)]
         job.num_prompt_positions = prefix.length
@@ -401,11 +333,9 @@ class Sampler:
         try:
             ended = self._decoder.tick()
         except Exception as error:
-            jobs = list(self._growing.values())
-            self._decoder.clear()
-            self._growing.clear()
-            self._recover(jobs, error)
-            return {job.wanted.work_class: 1.0 / len(jobs) for job in jobs}
+            kinds = [job.wanted.work_class for job in self._growing.values()]
+            self._stop_growing(error)
+            return {kind: kinds.count(kind) / len(kinds) for kind in kinds}
         shares = self._count_tick(rows)
         for decoding, traces in ended.items():
             job = self._growing.pop(decoding)
@@ -424,7 +354,7 @@ class Sampler:
             self._counters.observe("moontune_decode_rows", float(self._decoder.num_drawn))
         return shares
 
-    def _has_grown(self, job: _Job, rollout: Rollout) -> None:
+    def _has_grown(self, job: SampleJob, rollout: Rollout) -> None:
         """Note the first token, and tell who listens; a listener's fault is its own."""
         if job.first_token is None:
             job.first_token = time.perf_counter()
@@ -441,7 +371,7 @@ class Sampler:
                 job.is_unheard = True
                 log.exception("what an answer gained could not be told")
 
-    def _end(self, job: _Job, traces: tuple[Trace, ...]) -> None:
+    def _end(self, job: SampleJob, traces: tuple[Trace, ...]) -> None:
         now = time.perf_counter()
         first = job.first_token or now
         self._counters.count(
@@ -461,7 +391,14 @@ class Sampler:
 
     # --- trouble
 
-    def _recover(self, jobs: Sequence[_Job], error: Exception) -> None:
+    def _stop_growing(self, error: Exception) -> None:
+        """After rows could not go on: none does, and each request begins again."""
+        jobs = list(self._growing.values())
+        self._decoder.clear()
+        self._growing.clear()
+        self._recover(jobs, error)
+
+    def _recover(self, jobs: Sequence[SampleJob], error: Exception) -> None:
         """After a unit failed: each of its requests again by itself, or, of one, its error.
 
         Raises:
@@ -481,13 +418,13 @@ class Sampler:
             job.is_alone, job.first_token = True, None
             self._alone.append(job)
 
-    def _release(self, job: _Job) -> None:
+    def _release(self, job: SampleJob) -> None:
         for release in job.leases:
             release()
         job.leases.clear()
         job.adapter = None
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: SampleJob) -> None:
         """Give up what was prepared for a request that ends before its prompt was computed."""
         if job.wanted.image is not None:
             self._features.forget(job.wanted.image)
@@ -499,10 +436,10 @@ class Sampler:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    def _num_positions(self, job: _Job) -> int:
+    def _num_positions(self, job: SampleJob) -> int:
         return job.row.num_positions(self._model.config.vision.num_image_tokens)
 
-    def _check_room(self, job: _Job) -> None:
+    def _check_room(self, job: SampleJob) -> None:
         """Refuse a prompt that leaves no room for an answer."""
         max_context = self._model.config.text.max_context
         room = max_context - self._num_positions(job)
@@ -515,5 +452,5 @@ class Sampler:
             )
 
 
-def _arrival(job: _Job) -> float:
+def _arrival(job: SampleJob) -> float:
     return job.arrived
