@@ -20,6 +20,7 @@ from trainer.engine import TrainerEngine
 from trainer.loop import DeviceLoop
 from trainer.shares import Shares
 
+MAX_TURNS = 2000
 SHORT = Settings(temperature=1.0, max_tokens=3)
 
 
@@ -38,6 +39,7 @@ class FakeSampler:
 
     def __init__(self, clock: Clock, kinds: set[WorkClass]):
         self.clock, self.kinds, self.units = clock, kinds, []
+        self.num_given_up = 0
 
     def add(self, wanted: Any) -> int:
         return 0
@@ -53,6 +55,21 @@ class FakeSampler:
     def take_ended(self) -> list[Any]:
         return []
 
+    def give_up_memory(self) -> None:
+        self.num_given_up += 1
+
+
+class TickingSampler(FakeSampler):
+    """Rows of both kinds that grow together, whichever was chosen; each tick takes one second."""
+
+    def __init__(self, clock: Clock, rows: dict[WorkClass, int]):
+        super().__init__(clock, set(rows))
+        self.rows = rows
+
+    def advance(self, kind: WorkClass) -> dict[WorkClass, float]:
+        super().advance(kind)
+        return {kind: count / sum(self.rows.values()) for kind, count in self.rows.items()}
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -63,9 +80,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def loop_of(clock: Clock, kinds: set[WorkClass], **shares: float) -> tuple[DeviceLoop, FakeSampler]:
     sampler = FakeSampler(clock, kinds)
+    return loop_with(sampler, **shares), sampler
+
+
+def loop_with(sampler: FakeSampler, **shares: float) -> DeviceLoop:
     loop = DeviceLoop(sampler, Shares(**shares), Counters(), torch.device("cpu"))  # pyright: ignore[reportArgumentType]
     loop.sample(None, lambda _: None)  # pyright: ignore[reportArgumentType]
-    return loop, sampler
+    return loop
+
+
+def turn_until_done(loop: DeviceLoop, outcome: Future[Any]) -> None:
+    for _ in range(MAX_TURNS):
+        if outcome.done():
+            return
+        loop.turn()
+    pytest.fail(f"it has not ended after {MAX_TURNS} turns")
 
 
 def parts(clock: Clock, count: int, seconds: float):
@@ -78,11 +107,76 @@ def parts(clock: Clock, count: int, seconds: float):
 def test_a_train_step_gets_its_share_and_answers_theirs(clock):
     loop, sampler = loop_of(clock, {WorkClass.ROLLOUTS}, train_share=0.75)
     outcome = loop.train(lambda: parts(clock, 40, 9.0))
-    while not outcome.done():
-        loop.turn()
+    turn_until_done(loop, outcome)
     # 40 parts of 9 s are 0.75 of the time; rollouts have the rest, a third of it
     assert len(sampler.units) == pytest.approx(120, abs=4)
     assert outcome.result() == "trained"
+
+
+ROWS = {
+    "rollouts": {WorkClass.ROLLOUTS: 64},
+    "few-answers": {WorkClass.INFERENCE: 1, WorkClass.ROLLOUTS: 63},
+    "halves": {WorkClass.INFERENCE: 32, WorkClass.ROLLOUTS: 32},
+    "few-rollouts": {WorkClass.INFERENCE: 63, WorkClass.ROLLOUTS: 1},
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=list(ROWS))
+def test_a_train_step_gets_its_share_beside_answers_of_both_kinds_that_grow_together(clock, rows):
+    sampler = TickingSampler(clock, rows)
+    loop = loop_with(sampler, train_share=0.5)
+    turn_until_done(loop, loop.train(lambda: parts(clock, 40, 1.0)))
+    # 40 parts of a second are half of the time; ticks have the other half
+    assert len(sampler.units) == pytest.approx(40, abs=2)
+
+
+def test_kinds_that_had_the_device_one_after_another_share_it_at_once_when_they_meet(clock):
+    sampler = TickingSampler(clock, {WorkClass.ROLLOUTS: 64})
+    loop = loop_with(sampler, train_share=0.5)
+    for _ in range(1000):
+        loop.turn()
+    sampler.kinds = set()
+    turn_until_done(loop, loop.train(lambda: parts(clock, 1000, 1.0)))
+    sampler.kinds, sampler.rows = set(WorkClass) - {WorkClass.TRAINING}, ROWS["few-answers"]
+    sampler.units.clear()
+    turn_until_done(loop, loop.train(lambda: parts(clock, 40, 1.0)))
+    assert len(sampler.units) == pytest.approx(40, abs=2)
+
+
+@pytest.mark.parametrize("num_failures", [1, 2])
+def test_a_step_that_runs_out_of_memory_is_begun_once_more_and_then_refused(clock, num_failures):
+    loop, sampler = loop_of(clock, set())
+    begun: list[int] = []
+
+    def training():
+        begun.append(len(begun))
+        yield None
+        if len(begun) <= num_failures:
+            raise torch.OutOfMemoryError("big")
+        return "trained"
+
+    outcome, later = loop.train(training), loop.train(lambda: parts(clock, 1, 1.0))
+    turn_until_done(loop, later)
+    assert begun == [0, 1]
+    assert sampler.num_given_up == num_failures
+    if num_failures == 1:
+        assert outcome.result() == "trained"
+    else:
+        assert isinstance(outcome.exception(), torch.OutOfMemoryError)
+    assert later.result() == "trained"
+
+
+def test_a_device_that_is_lost_in_a_step_leaves_the_loop(clock):
+    loop, _ = loop_of(clock, set())
+
+    def training():
+        yield None
+        raise torch.AcceleratorError("lost")
+
+    loop.train(training)
+    loop.turn()
+    with pytest.raises(torch.AcceleratorError, match="lost"):
+        loop.turn()
 
 
 def test_a_step_that_waits_for_the_disk_lets_answers_go_on(clock):
@@ -100,8 +194,7 @@ def test_a_step_that_waits_for_the_disk_lets_answers_go_on(clock):
     assert not outcome.done()
     writing.set_result(None)
     sampler.kinds = set()
-    while not outcome.done():
-        loop.turn()
+    turn_until_done(loop, outcome)
     assert outcome.result() == "written"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
-from contract.engine import Answer, AnswerDelta, MakeRollouts
+from contract.engine import AnswerDelta
 from contract.errors import RequestRefused
 from contract.skills import CaptionRequest, QueryRequest, SegmentRequest, Settings
 from tests.micro import (
@@ -22,53 +22,30 @@ from tests.micro import (
     pictures,
     random_adapter,
 )
+from tests.unit.trainer.engines import (
+    GREEDY,
+    SMALL,
+    WARM,
+    answer,
+    assert_holds_nothing,
+    begin,
+    counted,
+    finish,
+    rollouts,
+    settle,
+)
 from trainer import decoder as decoder_module
 from trainer import sampler as sampler_module
-from trainer.budgets import Budgets
 from trainer.engine import TrainerEngine
 from trainer.storage import write_tensors
 
-WARM = Settings(temperature=1.0, max_tokens=8, max_objects=3)
-GREEDY = Settings(temperature=0.0, max_tokens=12)
-SMALL = Budgets(
-    num_blocks=8, prefix_bytes=0, feature_bytes=1 << 20, host_feature_bytes=0, num_slots=2,
-    host_adapter_bytes=0, max_prefill_positions=1000,
-)  # fmt: skip
-
 
 @pytest.fixture
-def engine() -> TrainerEngine:
-    return TrainerEngine(loaded_micro())
-
-
-def rollouts(request=QUERY_WITH_IMAGE, **changed: Any) -> MakeRollouts:
-    fields = {
-        "adapter": adapter_ref(), "request": request, "settings": WARM, "num_rollouts": 3,
-        "seed": 1, **changed,
-    }  # fmt: skip
-    return MakeRollouts(**fields)
-
-
-def answer(request=QUERY_WITH_IMAGE, **changed: Any) -> Answer:
-    fields = {"adapter": None, "request": request, "settings": GREEDY, "seed": 1, **changed}
-    return Answer(**fields)
-
-
-def begin(engine: TrainerEngine, command: Any, tell=None):
-    verb = "make_rollouts" if isinstance(command, MakeRollouts) else "answer"
-    return engine.begin(verb, command, pictures(), tell)
-
-
-def finish(engine: TrainerEngine, *futures) -> list[Any]:
-    while not all(future.done() for future in futures):
-        assert engine.turn()
-    return [future.result() for future in futures]
-
-
-def counted(engine: TrainerEngine) -> dict[tuple[str, ...], float]:
-    stats = engine.stats()
-    found = {(s.name, *s.labels): s.value for s in stats.samples}
-    return found | {(d.name, *d.labels): sum(d.counts) for d in stats.distributions}
+def engine() -> Iterator[TrainerEngine]:
+    """One that holds nothing any more when the test has ended."""
+    engine = TrainerEngine(loaded_micro())
+    yield engine
+    assert_holds_nothing(engine)
 
 
 @pytest.fixture
@@ -189,9 +166,7 @@ def test_one_request_that_cannot_be_computed_leaves_the_others_their_answers(eng
     monkeypatch.setattr(decoder_module, "draw", failing)
     good = [begin(engine, rollouts()), begin(engine, rollouts(seed=2))]
     bad = begin(engine, rollouts(seed=666))
-    finish_all = (*good, bad)
-    while not all(future.done() for future in finish_all):
-        assert engine.turn()
+    settle(engine, *good, bad)
     with pytest.raises(RuntimeError, match="device-side"):
         bad.result()
     assert good[0].result() == expected

@@ -50,6 +50,26 @@ def test_who_worked_alone_owes_nothing_to_who_comes_back():
     assert used[ROLLOUTS] == pytest.approx(20, abs=1)
 
 
+@pytest.mark.parametrize(
+    ("long", "brief"),
+    [(ROLLOUTS, TRAINING), (TRAINING, ROLLOUTS), (TRAINING, INFERENCE), (INFERENCE, TRAINING)],
+)
+def test_kinds_that_worked_one_after_the_other_owe_each_other_nothing(long, brief):
+    shares, seconds = Shares(train_share=0.5), dict.fromkeys(WorkClass, 1.0)
+    run(shares, [long], seconds, 3600)
+    run(shares, [brief], seconds, 1)
+    used = run(shares, [long, brief], seconds, 40)
+    assert used[long] == pytest.approx(20, abs=1)
+
+
+def test_answers_of_two_kinds_that_take_turns_do_not_owe_training_each_for_itself():
+    shares, seconds = Shares(train_share=0.5), dict.fromkeys(WorkClass, 1.0)
+    run(shares, [TRAINING], seconds, 3600)
+    run(shares, [INFERENCE], seconds, 1)
+    used = run(shares, [ROLLOUTS, TRAINING], seconds, 40)
+    assert used[TRAINING] == pytest.approx(20, abs=1)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, 2.0])
 def test_a_share_lies_between_nothing_and_all(share):
     with pytest.raises(ValueError, match="between 0 and 1"):

@@ -48,6 +48,28 @@ def test_what_is_leased_stays_until_its_last_release():
     assert list(kept) == ["c"]
 
 
+def test_what_was_not_leased_cannot_be_released():
+    kept = shelf()
+    kept.put("a", "x")
+    kept.lease("a")
+    kept.release("a")
+    for key in ("a", "never kept"):
+        with pytest.raises(AssertionError, match="was not leased"):
+            kept.release(key)
+    kept.drop()
+    assert not list(kept)
+
+
+def test_sizes_may_be_places_while_what_is_counted_is_bytes():
+    counters = Counters()
+    kept: Shelf[str] = Shelf(
+        budget=2, size=lambda _: 1, num_bytes=len, name="adapters", counters=counters
+    )
+    for key in "abc":
+        kept.put(key, "xxxxx")
+    assert counters.value("moontune_cache_bytes", "adapters") == 2 * 5
+
+
 def test_what_goes_is_handed_on_and_what_is_dropped_is_not():
     gone: list[tuple[object, str]] = []
     kept = shelf(on_evicted=lambda key, value: gone.append((key, value)))

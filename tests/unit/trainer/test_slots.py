@@ -11,10 +11,21 @@ import torch
 
 from contract.engine import AdapterRef
 from contract.errors import EngineFailed
-from tests.micro import adapter_ref, micro_model, random_adapter
+from contract.groups import SFTGroup
+from contract.skills import QueryTarget
+from tests.micro import (
+    QUERY,
+    adapter_ref,
+    loaded_micro,
+    micro_model,
+    random_adapter,
+    train_command,
+)
 from trainer.adapters import bank as bank_module
 from trainer.adapters.bank import AdapterBank, version_of
 from trainer.counters import Counters
+from trainer.engine import TrainerEngine
+from trainer.optim import AdamState
 from trainer.storage import write_tensors
 
 CONFIG = micro_model(dtype=torch.float32).config.text
@@ -169,3 +180,38 @@ def test_a_file_that_cannot_be_read_ahead_fails_who_asks_and_is_tried_again(save
         bank.lease(ref)
     path.write_bytes(whole)
     assert bank.lease(ref) is not None
+
+
+def test_what_a_step_made_is_used_by_the_next_one_and_by_answers_without_a_file(saved, reads):
+    bank = AdapterBank(CONFIG, CPU)
+    ref, optimizer_file = saved(0), saved(1).weights
+    assert ref.weights is not None
+    assert optimizer_file is not None
+    adapter = random_adapter(micro_model(dtype=torch.float32), seed=0)
+    optimizer = AdamState.fresh(adapter.tensors)
+    bank.keep(ref.finetune_id, ref.weights, adapter, optimizer_file, optimizer)
+    assert bank.adapter(ref) is adapter
+    assert bank.optimizer(ref, optimizer_file) is optimizer
+    assert bank.lease(ref) is not None
+    assert not reads
+
+
+def test_steps_that_follow_one_another_read_no_file(tmp_path, reads):
+    engine = TrainerEngine(loaded_micro())
+    group = SFTGroup(request=QUERY, targets=(QueryTarget(answer="red"),))
+    command = train_command([group])
+    for number in range(3):
+        trained = engine.train_step(
+            replace(
+                command,
+                weights_path=str(tmp_path / f"{number}.w"),
+                optimizer_path=str(tmp_path / f"{number}.o"),
+            ),
+            (),
+        )
+        command = replace(
+            command,
+            adapter=replace(command.adapter, weights=trained.weights, step=number + 1),
+            optimizer=trained.optimizer,
+        )
+    assert not reads

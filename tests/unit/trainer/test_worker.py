@@ -260,3 +260,17 @@ def test_a_stop_lets_what_is_in_hand_end_first(caller):
     caller.send(call_message(1, "make_rollouts", ROLLOUTS, pictures()))
     caller.send(Message(header={"kind": "stop"}))
     assert isinstance(read_result("make_rollouts", caller.receive()), RolloutsMade)
+
+
+def test_a_lost_device_ends_the_loop(engine, monkeypatch):
+    """The process dies with it, and the next one finds a device again."""
+
+    def lose(*_: Any) -> Any:
+        raise torch.AcceleratorError("lost")
+
+    monkeypatch.setattr(engine._sampler._decoder, "tick", lose)
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        Caller(mine).send(call_message(1, "answer", ANSWER, ()))
+        with pytest.raises(torch.AcceleratorError, match="lost"):
+            run_worker(Connection(theirs), engine, epoch=6)
