@@ -31,6 +31,10 @@ OnDelta = Callable[[AnswerDelta], None]
 _CANCELLABLE = ("answer",)
 """Verbs whose work ends when nobody waits for it any more; the others are finished."""
 
+LET_GO_SECONDS = 5.0
+"""How long the worker may take to answer a call that was cancelled, then nobody waits for it. It
+looks between two units of work, of which a part of a train step is the longest."""
+
 _STOP = Message(header={"kind": "stop"})
 
 
@@ -113,8 +117,12 @@ class Dialogue:
     ) -> Any:
         """Ask for one verb and wait for its answer.
 
-        Cancelling the wait tells the worker that nobody waits for an answer any more; work of other
-        verbs goes on. `on_delta` must not block; after it has raised it is not called again.
+        Cancelling the wait tells the worker that nobody waits for an answer any more, and goes on
+        until it has let go of the call, for `LET_GO_SECONDS` at most; cancelled once more, it ends
+        at once. If the worker ended first, that is the `__cause__` of the `CancelledError`: it may
+        have died of this call. Work of other verbs goes on and is not waited for.
+
+        `on_delta` must not block; after it has raised it is not called again.
 
         Raises:
             EngineError: As the worker answered, or `WorkerDiedError` when it ended.
@@ -131,9 +139,9 @@ class Dialogue:
         self._outgoing.put_nowait(call)
         try:
             return await call.answer
-        except asyncio.CancelledError:
-            if call.is_handed_over and call.answer.cancelled() and verb in _CANCELLABLE:
-                self._outgoing.put_nowait(Message(header={"kind": "cancel", "id": call_id}))
+        except asyncio.CancelledError as cancelled:
+            if call.is_handed_over and verb in _CANCELLABLE:
+                raise cancelled from await self._let_go(call_id, call)
             raise
         finally:
             del self._calls[call_id]
@@ -141,6 +149,16 @@ class Dialogue:
     def ask_to_stop(self) -> None:
         """Tell the worker to end after what it is doing; nothing is said after that."""
         self._outgoing.put_nowait(_STOP)
+
+    async def _let_go(self, call_id: int, call: _Call) -> WorkerDiedError | None:
+        """Have the worker end a call that was cancelled; return its death if it ended first."""
+        call.on_delta = None
+        if call.answer.cancelled():
+            call.answer = asyncio.get_running_loop().create_future()
+            self._outgoing.put_nowait(Message(header={"kind": "cancel", "id": call_id}))
+            await asyncio.wait({call.answer}, timeout=LET_GO_SECONDS)
+        fault = call.answer.exception() if call.answer.done() else None
+        return fault if isinstance(fault, WorkerDiedError) else None
 
     async def _write(self) -> None:
         """Send what is queued, each message to its end even if its caller leaves meanwhile."""

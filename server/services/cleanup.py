@@ -33,7 +33,12 @@ class Cleanup:
         self._start(self._sweep_or_log(finetune_id))
 
     def drop_soon(self, finetune_id: str) -> None:
-        """After a delete: sweep, and let the worker forget the finetune."""
+        """After a delete: sweep, and let the worker forget the finetune.
+
+        The worker is asked directly, also while a suspect is alone with it: forgetting runs no
+        model, reads no file, brings nothing of a caller's along and leaves alone what is in use.
+        So it is no cause of a death, and no suspect after one; a worker that died has forgotten.
+        """
         self.sweep_soon(finetune_id)
         if self._engine.status().state == "ready":
             self._start(self._drop_or_log(finetune_id))

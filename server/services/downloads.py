@@ -151,12 +151,14 @@ class Downloads:
         try:
             with self._dispatcher.place(WorkClass.INFERENCE, finetune_id) as place:
                 await place.turn(within=self._queue_seconds)
-                model = await self._handover.loaded_model()
+                begin_before = place.taken_at + self._queue_seconds
+                model = await self._handover.loaded_model(before=begin_before)
                 async with self._adapters.saved(account_id, finetune_id, step, model) as state:
                     with ExitStack() as outputs:  # held until the row names them, or nothing does
                         exported = await self._handover.call(
                             lambda: self._attempt(state.adapter, outputs),
                             fingerprint=hashlib.sha256(f"export {checkpoint.id}".encode()).digest(),
+                            begin_before=begin_before,
                         )
                         stored = self._stored(exported)
                         await self._database.write(_keep, account_id, checkpoint.id, stored)

@@ -1,15 +1,16 @@
 """Hands one call to the engine: again when the worker died under it, not for ever.
 
 A worker may die at any instant; the caller's connection may not. What is tried again, beside whom
-and how often is decided by the quarantine.
+and how often is decided by the quarantine. A call is in its gate as long as a worker has it, also
+when its caller has left meanwhile: a death then is its own, and not that of a suspect who runs
+alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import structlog
 
@@ -19,6 +20,7 @@ from contract.errors import (
     EngineFailed,
     RequestRefused,
     StorageFull,
+    WorkerUnavailable,
 )
 from server.domain.engine_status import WorkerDiedError
 from server.domain.errors import (
@@ -51,38 +53,40 @@ class Handover:
     def __init__(self, dispatcher: Dispatcher):
         self._dispatcher = dispatcher
         self._quarantine = Quarantine(dispatcher.clock)
+        self._in_hand: set[asyncio.Task[Any]] = set()
 
     async def call(
         self,
         verb: Callable[[], Awaitable[T]],
         *,
         fingerprint: bytes,
+        begin_before: float | None = None,
         redo_before: float | None = None,
     ) -> T:
         """Run `verb`, and again on the next worker if one dies under it.
 
+        Cancelling it cancels the verb and waits until the engine is done with it.
+
         Args:
             verb: One call of an Engine verb; called anew for each attempt.
             fingerprint: Recognises the same request, also when it comes again.
-            redo_before: Do not begin again after this moment (dispatcher's clock); None: whenever.
+            begin_before: Do not begin after this moment (dispatcher's clock); None: whenever.
+            redo_before: Do not begin again after this one; None: as `begin_before`.
 
         Raises:
             ServiceError: The refusal that the caller gets.
         """
+        before = begin_before
         while True:
-            async with self._attempt(fingerprint, redo_before):
-                try:
-                    result = await verb()
-                except WorkerDiedError as error:
-                    if self._dispatcher.is_draining:
-                        raise translate(error) from error
-                    self._quarantine.suspect(fingerprint, epoch=error.epoch)
-                    _log.warning("worker_died_under_call", epoch=error.epoch, detail=str(error))
-                except EngineError as error:
+            await self._enter(fingerprint, before)
+            try:
+                return await self._until_back(verb, fingerprint)
+            except WorkerDiedError as error:
+                if self._dispatcher.is_draining:
                     raise translate(error) from error
-                else:
-                    self._quarantine.clear(fingerprint)
-                    return result
+            except EngineError as error:
+                raise translate(error) from error
+            before = begin_before if redo_before is None else redo_before
 
     async def loaded_model(self, *, before: float | None = None) -> ModelInfo:
         """Return what is loaded, once a worker is ready.
@@ -90,26 +94,70 @@ class Handover:
         Raises:
             WorkerUnavailableError: None was before that moment (dispatcher's clock).
         """
-        await self._in_time(self._dispatcher.until_ready(), before)
+        await self._in_time(self._dispatcher.until_ready, before)
         model = self._dispatcher.engine_status().model
         assert model is not None, "an engine that is ready has a model"
         return model
 
-    @asynccontextmanager
-    async def _attempt(self, fingerprint: bytes, before: float | None) -> AsyncGenerator[None]:
-        """One attempt beside whomever it may be, once a worker is ready."""
-        await self._in_time(self._quarantine.enter(fingerprint), before)
+    async def _enter(self, fingerprint: bytes, before: float | None) -> None:
+        """Be let in, beside whomever it may be, once a worker is ready."""
+        await self._in_time(lambda: self._quarantine.enter(fingerprint), before)
         try:
-            await self._in_time(self._dispatcher.until_ready(), before)
-            yield
-        finally:
-            self._quarantine.leave()
+            await self._in_time(self._dispatcher.until_ready, before)
+        except BaseException:
+            self._quarantine.leave(fingerprint)
+            raise
 
-    async def _in_time(self, waiting: Awaitable[None], before: float | None) -> None:
+    async def _until_back(self, verb: Callable[[], Awaitable[T]], fingerprint: bytes) -> T:
+        """One attempt; leaves the gate when the engine is done with it, not when its caller is."""
+        attempt = asyncio.create_task(self._attempt(verb, fingerprint))
+        self._in_hand.add(attempt)
+        attempt.add_done_callback(lambda ended: self._back(ended, fingerprint))
+        try:
+            await asyncio.wait({attempt})
+        except asyncio.CancelledError:
+            attempt.cancel()
+            await asyncio.wait({attempt})  # cancelled again, the caller goes and the attempt stays
+            raise
+        return attempt.result()
+
+    async def _attempt(self, verb: Callable[[], Awaitable[T]], fingerprint: bytes) -> T:
+        """Run the verb, and note what its end says about the request."""
+        try:
+            result = await verb()
+        except asyncio.CancelledError as cancelled:
+            if isinstance(cancelled.__cause__, WorkerDiedError):
+                self._note_death(cancelled.__cause__, fingerprint)
+            raise
+        except WorkerDiedError as error:
+            self._note_death(error, fingerprint)
+            raise
+        except WorkerUnavailable:
+            raise  # no worker had it
+        except EngineError:
+            self._quarantine.clear(fingerprint)  # an answer, too: the worker lives
+            raise
+        self._quarantine.clear(fingerprint)
+        return result
+
+    def _note_death(self, error: WorkerDiedError, fingerprint: bytes) -> None:
+        if not self._dispatcher.is_draining:
+            self._quarantine.suspect(fingerprint, epoch=error.epoch)
+            _log.warning("worker_died_under_call", epoch=error.epoch, detail=str(error))
+
+    def _back(self, ended: asyncio.Task[Any], fingerprint: bytes) -> None:
+        self._in_hand.discard(ended)
+        self._quarantine.leave(fingerprint)
+        if not ended.cancelled():
+            ended.exception()  # looked at, so that asyncio does not report it when nobody waits
+
+    async def _in_time(self, wait: Callable[[], Awaitable[None]], before: float | None) -> None:
         remaining = None if before is None else before - self._dispatcher.clock()
         try:
+            if remaining is not None and remaining <= 0:
+                raise TimeoutError  # also where there would be nothing to wait for
             async with asyncio.timeout(remaining):
-                await waiting
+                await wait()
         except TimeoutError:
             raise WorkerUnavailableError(
                 "A worker died, and no other was free for this call in time. Ask again."

@@ -71,7 +71,8 @@ class Inference:
         with self._dispatcher.place(WorkClass.INFERENCE, lane) as place:
             images = await decode_images(self._decoder, order.images)
             await place.turn(within=self._queue_seconds, unless=caller_left)
-            model = await self._handover.loaded_model()
+            begin_before = place.taken_at + self._queue_seconds
+            model = await self._handover.loaded_model(before=begin_before)
             if saved is None and not self._is_base(order.model):
                 raise _no_such_model()
             require_skill(model.skills, order.request.skill, model)
@@ -83,7 +84,9 @@ class Inference:
                     seed=self._seed(order, state, [image.digest for image in images]),
                 )
                 answering = self._handover.call(
-                    lambda: self._engine.answer(command, images), fingerprint=order.fingerprint
+                    lambda: self._engine.answer(command, images),
+                    fingerprint=order.fingerprint,
+                    begin_before=begin_before,
                 )
                 return await _unless(caller_left, answering)
 

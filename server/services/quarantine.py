@@ -3,12 +3,12 @@
 A worker has many calls in hand, and its death does not say which of them was the cause. All of them
 become suspects. While suspects wait or run, nothing else is with the engine, and they run one after
 another; so the next death has one cause. Who was in the hands of two workers when they died is shut
-out for some minutes; who is answered is no suspect any more.
+out for some minutes; who is answered, or comes again after those minutes, is no suspect any more.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +39,7 @@ class Quarantine:
         self._clock = clock
         self._gate = Gate()
         self._suspicions: OrderedDict[bytes, _Suspicion] = OrderedDict()
+        self._present: Counter[bytes] = Counter()
 
     async def enter(self, fingerprint: bytes) -> None:
         """Wait until this request may be with the engine; then `leave` when it is back.
@@ -46,17 +47,17 @@ class Quarantine:
         Raises:
             RequestCrashesWorkerError: It is shut out; there is nothing to leave.
         """
-        while True:
-            self._refuse_if_shut_out(fingerprint)
-            alone = self._num_deaths(fingerprint) > 0
-            await self._gate.enter(alone=alone)
-            num_deaths = self._num_deaths(fingerprint)
-            if num_deaths < MAX_DEATHS and alone == (num_deaths > 0):
-                return
-            self._gate.leave()  # while this one waited, its like died or was answered
+        self._forget_if_long_ago(fingerprint)
+        self._present[fingerprint] += 1
+        try:
+            await self._pass_the_gate(fingerprint)
+        except BaseException:
+            self._depart(fingerprint)
+            raise
 
-    def leave(self) -> None:
+    def leave(self, fingerprint: bytes) -> None:
         """The request is back from the engine, whatever became of it."""
+        self._depart(fingerprint)
         self._gate.leave()
 
     def suspect(self, fingerprint: bytes, *, epoch: int) -> None:
@@ -71,18 +72,42 @@ class Quarantine:
         """Forget what was held against this request: a worker has answered it."""
         self._suspicions.pop(fingerprint, None)
 
+    async def _pass_the_gate(self, fingerprint: bytes) -> None:
+        while True:
+            self._refuse_if_shut_out(fingerprint)
+            alone = self._num_deaths(fingerprint) > 0
+            await self._gate.enter(alone=alone)
+            num_deaths = self._num_deaths(fingerprint)
+            if num_deaths < MAX_DEATHS and alone == (num_deaths > 0):
+                return
+            self._gate.leave()  # while this one waited, its like died or was answered
+
+    def _depart(self, fingerprint: bytes) -> None:
+        self._present[fingerprint] -= 1
+        if not self._present[fingerprint]:
+            del self._present[fingerprint]
+
+    def _forget_if_long_ago(self, fingerprint: bytes) -> None:
+        """Forget old deaths, but not while the request, or its like, still waits or runs.
+
+        A poison may wait for minutes among many suspects, or kill only after minutes; it would
+        begin a third time.
+        """
+        known = self._suspicions.get(fingerprint)
+        if known is None or fingerprint in self._present:
+            return
+        if self._clock() - known.last_at > SHUT_OUT_SECONDS:
+            del self._suspicions[fingerprint]
+
     def _num_deaths(self, fingerprint: bytes) -> int:
         known = self._suspicions.get(fingerprint)
         return 0 if known is None else len(known.epochs)
 
     def _refuse_if_shut_out(self, fingerprint: bytes) -> None:
-        known = self._suspicions.get(fingerprint)
-        if known is None or len(known.epochs) < MAX_DEATHS:
-            return
-        if self._clock() - known.last_at > SHUT_OUT_SECONDS:
-            del self._suspicions[fingerprint]
+        num_deaths = self._num_deaths(fingerprint)
+        if num_deaths < MAX_DEATHS:
             return
         raise RequestCrashesWorkerError(
-            f"The worker died {len(known.epochs)} times while it had this request. It is refused"
+            f"The worker died {num_deaths} times while it had this request. It is refused"
             f" for {SHUT_OUT_SECONDS:g} s; change it, or look for the cause in the server's log."
         )

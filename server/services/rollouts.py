@@ -66,15 +66,16 @@ class Rollouts:
         with self._dispatcher.place(WorkClass.ROLLOUTS, lane) as place:
             images = await decode_images(self._decoder, order.images)
             await place.turn(within=self._queue_seconds, unless=caller_left)
-            redo_before = place.taken_at + self._answer_seconds
-            model = await self._handover.loaded_model(before=redo_before)
+            begin_before = place.taken_at + self._queue_seconds
+            model = await self._handover.loaded_model(before=begin_before)
             require_skill(model.tunable_skills, order.request.skill, model)
             async with self._adapters.newest(account_id, order.finetune_id, model) as state:
                 command = self._command(order, state, images)
                 return await self._handover.call(
                     lambda: self._engine.make_rollouts(command, images),
                     fingerprint=order.fingerprint,
-                    redo_before=redo_before,
+                    begin_before=begin_before,
+                    redo_before=place.taken_at + self._answer_seconds,
                 )
 
     def _command(

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.errors import EngineFailed, WorkerUnavailable
 from tests.api.conftest import Serve
 from tests.factories import make_request
 from tests.fakes import FakeEngine
@@ -16,7 +17,7 @@ from tests.service import Service, refusal, until
 
 pytestmark = pytest.mark.anyio
 
-TINY_SECONDS = 0.03
+TINY_SECONDS = 0.1
 Call = asyncio.Task[httpx.Response]
 
 
@@ -166,3 +167,45 @@ async def test_steps_and_answers_are_tried_alone_too(busy: Service) -> None:
     engine.gate.set()
     assert [(await call).status_code for call in calls] == [200] * 3
     assert engine.max_running == 1
+
+
+@pytest.mark.parametrize("kind", ["inference", "rollouts", "download"])
+async def test_others_wait_a_bounded_time_behind_a_step_that_runs_alone(
+    serve: Serve, kind: str
+) -> None:
+    queue_seconds = {
+        "inference_queue_seconds": TINY_SECONDS,
+        "rollouts_queue_seconds": TINY_SECONDS,
+    }
+    async with serve(max_engine_calls=16, **queue_seconds) as service:
+        engine, finetune_id = service.engine, await service.create()
+        await service.train(finetune_id)
+        await service.save(finetune_id)
+        engine.gate.clear()
+        step = asyncio.create_task(service.train(finetune_id))
+        await in_hand(engine, 1)
+        engine.die()
+        await until(lambda: len(engine.commands("train_step")) == 3)
+        num_calls = len(engine.calls)
+        checkpoint = f"/v1/tuning/finetunes/{finetune_id}/checkpoints/1"
+        call = {
+            "inference": lambda: service.post("/v1/query", {"question": "?"}),
+            "rollouts": lambda: service.roll(finetune_id),
+            "download": lambda: service.get(f"{checkpoint}/download"),
+        }[kind]
+        refusal(await asyncio.wait_for(call(), 5.0), 503, "worker_unavailable")
+        assert len(engine.calls) == num_calls
+        engine.gate.set()
+        assert (await step).status_code == 200
+        assert (await call()).status_code == 200
+
+
+async def test_one_death_is_forgiven_once_the_request_is_answered_with_an_error(
+    busy: Service,
+) -> None:
+    busy.engine.gate.set()
+    finetune_id, death = await busy.create(), WorkerUnavailable("The worker died.")
+    busy.engine.faults.extend([death, EngineFailed("A fault.")])
+    refusal(await roll(busy, finetune_id, "a"), 500, "internal_error")
+    busy.engine.faults.append(death)
+    assert (await roll(busy, finetune_id, "a")).status_code == 200

@@ -107,7 +107,7 @@ class Clock:
 
 async def pass_through(quarantine: Quarantine, fingerprint: bytes) -> None:
     await quarantine.enter(fingerprint)
-    quarantine.leave()
+    quarantine.leave(fingerprint)
 
 
 async def test_deaths_are_counted_by_workers_and_forgotten_after_an_answer() -> None:
@@ -136,6 +136,53 @@ async def test_who_is_shut_out_may_come_again_after_some_minutes() -> None:
     await pass_through(quarantine, b"a")
 
 
+async def test_one_death_is_forgotten_after_some_minutes_too() -> None:
+    clock = Clock()
+    quarantine = Quarantine(clock)
+    quarantine.suspect(b"a", epoch=1)
+    clock.now = SHUT_OUT_SECONDS + 1.0
+    await quarantine.enter(b"beside")
+    await asyncio.wait_for(quarantine.enter(b"a"), 0.1)
+    quarantine.suspect(b"a", epoch=2)  # is the first one again
+    for fingerprint in (b"a", b"beside"):
+        quarantine.leave(fingerprint)
+    await pass_through(quarantine, b"a")
+
+
+async def test_no_death_is_forgotten_while_the_request_waits_or_runs() -> None:
+    clock = Clock()
+    quarantine = Quarantine(clock)
+    for fingerprint in (b"other", b"a"):
+        quarantine.suspect(fingerprint, epoch=1)
+    await quarantine.enter(b"other")
+    waiting = asyncio.create_task(quarantine.enter(b"a"))
+    await turns()
+    clock.now = SHUT_OUT_SECONDS + 1.0
+    twin = asyncio.create_task(quarantine.enter(b"a"))
+    await turns()
+    quarantine.leave(b"other")
+    await turns()
+    assert (waiting.done(), twin.done()) == (True, False)  # alone, as before
+    clock.now *= 2
+    quarantine.suspect(b"a", epoch=2)
+    quarantine.leave(b"a")
+    with pytest.raises(RequestCrashesWorkerError):
+        await twin
+
+
+async def test_who_gave_up_waiting_is_present_no_more() -> None:
+    clock = Clock()
+    quarantine = Quarantine(clock)
+    quarantine.suspect(b"a", epoch=1)
+    await quarantine.enter(b"beside")
+    away = asyncio.create_task(quarantine.enter(b"a"))
+    await turns()
+    away.cancel()
+    await turns()
+    clock.now = SHUT_OUT_SECONDS + 1.0
+    await asyncio.wait_for(quarantine.enter(b"a"), 0.1)
+
+
 async def test_a_suspect_that_comes_later_waits_for_those_inside_and_goes_before_newcomers() -> (
     None
 ):
@@ -147,10 +194,10 @@ async def test_a_suspect_that_comes_later_waits_for_those_inside_and_goes_before
     newcomer = asyncio.create_task(quarantine.enter(b"c"))
     await turns()
     assert (suspect.done(), newcomer.done()) == (False, False)
-    quarantine.leave()
+    quarantine.leave(b"a")
     await turns()
     assert (suspect.done(), newcomer.done()) == (True, False)
-    quarantine.leave()
+    quarantine.leave(b"b")
     await turns()
     assert newcomer.done()
 
@@ -163,10 +210,10 @@ async def test_one_who_waits_together_is_tried_alone_if_its_like_died_meanwhile(
     mate = asyncio.create_task(quarantine.enter(b"mate"))
     await turns()
     quarantine.suspect(b"a", epoch=1)
-    quarantine.leave()
+    quarantine.leave(b"other")
     await turns()
     assert (mate.done(), waiting.done()) == (True, False)
-    quarantine.leave()
+    quarantine.leave(b"mate")
     await turns()
     assert waiting.done()
 
@@ -178,7 +225,7 @@ async def test_one_whose_like_was_shut_out_while_it_waited_is_refused_and_holds_
     twin = asyncio.create_task(quarantine.enter(b"a"))
     await turns()
     quarantine.suspect(b"a", epoch=2)
-    quarantine.leave()
+    quarantine.leave(b"a")
     with pytest.raises(RequestCrashesWorkerError):
         await twin
     await pass_through(quarantine, b"b")
