@@ -17,6 +17,7 @@ from contract.groups import SFTGroup, TrainOptions
 from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels, QueryRequest, QueryTarget, Settings
 from contract.stats import EngineStats, Sample
+from server import dialogue
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.restarts import RestartSchedule
@@ -201,7 +202,10 @@ async def test_a_command_that_does_not_exist_is_a_reason_not_a_crash(
     assert client.status().state == "unavailable"
 
 
-async def test_a_cancelled_call_is_discarded_and_harms_nobody(make_client: ClientFactory) -> None:
+async def test_a_cancelled_call_is_discarded_and_harms_nobody(
+    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialogue, "LET_GO_SECONDS", 0.01)
     client = make_client()
     await client.start()
     await client.describe()
