@@ -64,6 +64,7 @@ PLACES = [
     (decode_cache_module, "uploaded"),
     (kv_blocks_module, "uploaded"),
 ]
+MICRO = loaded_micro()
 in_every_place = pytest.mark.parametrize(
     ("module", "name"), PLACES, ids=[f"{m.__name__.split('.')[-1]}-{n}" for m, n in PLACES]
 )
@@ -300,7 +301,22 @@ def test_a_step_that_fails_at_a_picture_leaves_no_other_cut(tmp_path):
     assert not engine._features._prepared
 
 
-# --- listeners and diverged weights
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("big"), RuntimeError("odd")], ids=repr)
+def test_a_cancelled_call_that_cannot_be_taken_out_leaves_the_others_their_answers(
+    monkeypatch, error
+):
+    engine = engine_of()
+    futures = [begin(engine, rollouts(QUERY, seed=seed, settings=LONG)) for seed in range(3)]
+    turns(engine, 4)
+    fault = Fault(error, calls=(1,))
+    fault.put_into(monkeypatch, decoder_module, "DecodeCache")
+    engine.cancel(futures[0])
+    assert fault.num_failed == 1
+    for seed, made in enumerate(finish(engine, *futures[1:]), start=1):
+        assert_same(made, alone(request=QUERY, seed=seed, settings=LONG))
+
+
+# --- listeners and padding
 
 
 def test_a_listener_that_fails_costs_nobody_anything(units):
@@ -320,21 +336,41 @@ def test_a_listener_that_fails_costs_nobody_anything(units):
     assert answered.output == ask(engine_of(), streamed).output
 
 
-def test_rows_that_fill_up_a_step_pass_nothing_on_even_if_they_are_no_numbers(saved, tmp_path):
-    """They repeat the last row; here its adapter has diverged, and its keys and values are NaN."""
-    tensors = random_adapter(loaded_micro().model).tensors
-    tensors["text_lora.dense.0.down_b"].fill_(torch.nan)
-    weights = write_tensors(tmp_path / "nan", tensors, {})
-    diverged = adapter_ref(weights=weights, finetune_id="N" * 26)
-    engine = engine_of(replace(AMPLE, row_buckets=(16,)))
-    long = begin(engine, rollouts(QUERY, settings=LONG, seed=5))
-    turns(engine, 24)  # its rows have two blocks, those of the next one: the rest is filled up
-    short = begin(engine, rollouts(QUERY, settings=LONG, seed=6))
-    turns(engine, 1)
-    begin(engine, rollouts(QUERY, adapter=diverged, settings=LONG, seed=7))
-    made = finish(engine, long, short)
-    for one, seed in zip(made, (5, 6), strict=True):
-        assert_same(one, alone(request=QUERY, settings=LONG, seed=seed))
+@pytest.mark.parametrize("padding", [0.0, torch.nan, torch.inf], ids=str)
+def test_rows_that_fill_up_a_step_pass_nothing_on_even_if_they_are_no_numbers(padding):
+    """They repeat the last row, whose adapter may have diverged; unfilled places read zeros."""
+    config = MICRO.model.config.text
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    prompt = MICRO.model.text.new_cache(1, 5)
+    prompt.keys_LBHSd.copy_(random(*prompt.keys_LBHSd.shape))
+    prompt.values_LBHSd.copy_(random(*prompt.values_LBHSd.shape))
+    prompt.advance(5)
+    pool = kv_blocks_module.BlockPool(config, 8, device="cpu", dtype=torch.float32)
+    long, short = (decode_cache_module.Suffix(pool, 40) for _ in range(2))
+    rows = (config.n_heads, 1, config.head_dim)
+
+    def attend(suffixes, num_padding):
+        cache = decode_cache_module.DecodeCache(
+            pool, [(prompt, len(suffixes))], suffixes, num_padding=num_padding
+        )
+        qkv = [
+            torch.cat((random(len(suffixes), *rows), torch.full((num_padding, *rows), padding)))
+            for _ in range(3)
+        ]
+        out = cache.attend(0, *qkv, mask_B1TS=None, is_causal=False)
+        cache.advance(1)
+        return out[: len(suffixes)]
+
+    for _ in range(20):
+        attend([long], 1)
+    for _ in range(3):  # the table of the short row is filled up to the two blocks of the long one
+        out_BH1d = attend([long, short], 2)
+        assert out_BH1d.isfinite().all()
+    assert (len(long.blocks), len(short.blocks)) == (2, 1)
 
 
 # --- train steps
