@@ -316,6 +316,22 @@ def test_a_cancelled_call_that_cannot_be_taken_out_leaves_the_others_their_answe
         assert_same(made, alone(request=QUERY, seed=seed, settings=LONG))
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=ValueError,
+    reason="the only mate of a cancelled call ends between two units, and the next finds no work",
+)
+def test_a_cancelled_call_that_cannot_be_taken_out_leaves_its_only_mate_an_answer(monkeypatch):
+    engine = engine_of()
+    given_up, mate = (begin(engine, rollouts(seed=seed, settings=LONG)) for seed in range(2))
+    turns(engine, 4)
+    fault = Fault(RuntimeError("odd"), calls=(1,))
+    fault.put_into(monkeypatch, decoder_module, "DecodeCache")
+    engine.cancel(given_up)
+    (made,) = finish(engine, mate)
+    assert_same(made, alone(seed=1, settings=LONG))
+
+
 # --- listeners and padding
 
 
