@@ -106,6 +106,9 @@ class DeviceLoop:
         training = self._training[0] if self._training else None
         if training is not None and not (training.is_waiting and work):
             work.add(WorkClass.TRAINING)
+        if not work:  # all that was to do has ended between two units
+            self._deliver()
+            return True
         kind = self._shares.next(work)
         started = time.perf_counter()
         if kind is WorkClass.TRAINING and training is not None:

@@ -144,7 +144,7 @@ class Sampler:
                 try:
                     self._decoder.cancel(decoding)
                 except Exception as error:
-                    self._stop_growing(error)
+                    self._stop_growing(error, is_theirs=False)
 
     def work(self) -> set[WorkClass]:
         """The kinds of answers that are waiting or growing."""
@@ -221,16 +221,20 @@ class Sampler:
             return [] if growing else self._first_of(self._alone, at_most=1)
         if any(job.is_alone for job in growing):
             return []
+        at_most = None
         if self._decoder.num_joining:
-            num_single = sum(job.wanted.work_class is WorkClass.INFERENCE for job in growing)
-            if num_single >= MAX_AHEAD:
-                return []
             work_class = WorkClass.INFERENCE
+            at_most = MAX_AHEAD - sum(job.wanted.work_class is work_class for job in growing)
+            if at_most <= 0:
+                return []
         heads = [queue[0] for queue in self._waiting.values() if queue]
         blocked = [job for job in heads if job.is_blocked]
         if blocked:  # nobody overtakes who waits for memory
-            work_class = min(blocked, key=_arrival).wanted.work_class
-        return self._first_of(self._waiting[work_class])
+            first = min(blocked, key=_arrival).wanted.work_class
+            if at_most is not None and first is not work_class:
+                return []
+            work_class = first
+        return self._first_of(self._waiting[work_class], at_most=at_most)
 
     def _first_of(
         self, waiting: deque[SampleJob], *, at_most: int | None = None
@@ -334,7 +338,7 @@ class Sampler:
             ended = self._decoder.tick()
         except Exception as error:
             kinds = [job.wanted.work_class for job in self._growing.values()]
-            self._stop_growing(error)
+            self._stop_growing(error, is_theirs=True)
             return {kind: kinds.count(kind) / len(kinds) for kind in kinds}
         shares = self._count_tick(rows)
         for decoding, traces in ended.items():
@@ -391,14 +395,20 @@ class Sampler:
 
     # --- trouble
 
-    def _stop_growing(self, error: Exception) -> None:
-        """After rows could not go on: none does, and each request begins again."""
+    def _stop_growing(self, error: Exception, *, is_theirs: bool) -> None:
+        """After rows could not go on: none does, and each request begins again.
+
+        Args:
+            is_theirs: What failed was their own growth; of a single one it is then the end.
+        """
         jobs = list(self._growing.values())
         self._decoder.clear()
         self._growing.clear()
-        self._recover(jobs, error)
+        self._recover(jobs, error, is_theirs=is_theirs)
 
-    def _recover(self, jobs: Sequence[SampleJob], error: Exception) -> None:
+    def _recover(
+        self, jobs: Sequence[SampleJob], error: Exception, *, is_theirs: bool = True
+    ) -> None:
         """After a unit failed: each of its requests again by itself, or, of one, its error.
 
         Raises:
@@ -410,10 +420,14 @@ class Sampler:
             self._release(job)
         if isinstance(error, torch.OutOfMemoryError):
             self.give_up_memory()
-        if len(jobs) == 1 and (jobs[0].is_alone or not isinstance(error, torch.OutOfMemoryError)):
-            self._ended.append((jobs[0].ticket, error))
-            return
-        log.warning("%s requests are tried again one by one", len(jobs), exc_info=error)
+        if len(jobs) == 1 and is_theirs:
+            (job,) = jobs
+            if job.is_alone or not isinstance(error, torch.OutOfMemoryError):
+                self._forget(job)
+                self._ended.append((job.ticket, error))
+                return
+        if jobs:
+            log.warning("%s requests are tried again one by one", len(jobs), exc_info=error)
         for job in jobs:
             job.is_alone, job.first_token = True, None
             self._alone.append(job)

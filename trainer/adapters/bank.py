@@ -28,6 +28,8 @@ DEFAULT_MAX_ADAPTERS = 8
 DEFAULT_MAX_OPTIMIZERS = 8
 DEFAULT_NUM_SLOTS = 48
 DEFAULT_HOST_BYTES = 8 << 30
+MAX_READING = 8
+"""Files that may lie read and not used; further ones are read when it is their turn."""
 
 Key = tuple[str, str]
 
@@ -89,7 +91,9 @@ class AdapterBank:
         """Begin to read, in a thread, the file of an adapter that will be leased."""
         key = _key(ref)
         is_known = any(key in shelf for shelf in (self._slots, self._host, self._masters))
-        if ref.weights is not None and not is_known and key not in self._reading:
+        if is_known or key in self._reading or len(self._reading) >= MAX_READING:
+            return
+        if ref.weights is not None:
             self._reading[key] = self._readers.submit(read_tensors, ref.weights)
 
     def forget(self, ref: AdapterRef) -> None:

@@ -152,9 +152,6 @@ def test_answers_that_come_one_by_one_pass_rollouts_that_wait_up_to_a_number():
     assert max(seen) == MAX_AHEAD
 
 
-@pytest.mark.xfail(
-    strict=True, reason="those that are admitted in one pass are not counted one by one"
-)
 def test_answers_that_come_together_pass_rollouts_that_wait_up_to_a_number():
     engine = crowded(num_blocks=9)
     futures = [

@@ -281,9 +281,6 @@ def test_whatever_is_cancelled_while_it_is_tried_again_gives_back_all_that_it_he
     assert_holds_nothing(engine)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a call that fails before its prompt leaves its picture cut for nobody"
-)
 def test_a_call_that_fails_before_its_prompt_leaves_no_picture_cut(saved):
     engine, bad = engine_of(), saved(0)
     assert bad.weights is not None
@@ -316,11 +313,6 @@ def test_a_cancelled_call_that_cannot_be_taken_out_leaves_the_others_their_answe
         assert_same(made, alone(request=QUERY, seed=seed, settings=LONG))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="the only mate of a cancelled call ends between two units, and the next finds no work",
-)
 def test_a_cancelled_call_that_cannot_be_taken_out_leaves_its_only_mate_an_answer(monkeypatch):
     engine = engine_of()
     given_up, mate = (begin(engine, rollouts(seed=seed, settings=LONG)) for seed in range(2))
