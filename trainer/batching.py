@@ -47,6 +47,7 @@ class Batch:
         embeds_BTD: In the model's dtype.
         positions_1T: 0, 1, 2, ...
         mask_1TT: The prefix-LM mask; None without pictures, where plain causal attention is meant.
+        prefix_len: BOS and image, which see one another; 0 without pictures.
         actions: All actions, row by row.
         row_A: [A] the row of each action.
         at_A: [A] the position whose hidden state each action is drawn from.
@@ -55,6 +56,7 @@ class Batch:
     embeds_BTD: Tensor
     positions_1T: Tensor
     mask_1TT: Tensor | None
+    prefix_len: int
     actions: tuple[Action, ...]
     row_A: Tensor
     at_A: Tensor
@@ -98,6 +100,7 @@ def make_batch(model: Moondream, rows: Sequence[Row], features: Mapping[str, Ten
         embeds_BTD=embeds_BTD,
         positions_1T=torch.arange(length, device=device)[None],
         mask_1TT=prefix_mask(length, lead, device=device) if has_image else None,
+        prefix_len=lead if has_image else 0,
         actions=tuple(action for row in rows for action in row.actions),
         row_A=uploaded(rows_of, device, torch.long),
         at_A=uploaded(slots_of, device, torch.long),

@@ -73,7 +73,7 @@ def prefill_together(
     last_BD = model.text(
         batch.embeds_BTD,
         positions_BT=batch.positions_1T,
-        attention_mask_BTS=batch.mask_1TT,
+        prefix_len=batch.prefix_len,
         cache=cache,
         adapter=_adapter_of(model, adapters),
         wanted_B=uploaded(lengths, cache.keys_LBHSd.device) - 1,

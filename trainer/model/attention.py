@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.model.config import TextConfig
-from trainer.model.kv_cache import AttentionCache
+from trainer.model.kv_cache import AttentionCache, KVCache
 from trainer.model.rope import rotate, rotation
 
 
@@ -27,6 +27,8 @@ class Placement:
         mask_B1TS: [B or 1, 1, T, S] boolean, True where attention is allowed; None together with
             `is_causal`, or for one new position that sees everything.
         is_causal: Whether a plain causal mask replaces `mask_B1TS`.
+        prefix_len: Where it is not 0, positions below it see one another, later ones all before
+            them; there is no mask then.
     """
 
     cos: torch.Tensor
@@ -34,6 +36,7 @@ class Placement:
     log_position_BT: torch.Tensor
     mask_B1TS: torch.Tensor | None
     is_causal: bool
+    prefix_len: int = 0
 
     def mask_of(self, wanted_B: torch.Tensor, num_slots: int) -> torch.Tensor:
         """[B, 1, 1, S] what one position of each row may attend to, of a sequence from its start.
@@ -57,6 +60,7 @@ def place(
     *,
     num_cached: int,
     dtype: torch.dtype,
+    prefix_len: int = 0,
 ) -> Placement:
     """Prepare what the layers share; without a mask, a position sees itself and all before it."""
     at_least_float32 = torch.promote_types(dtype, torch.float32)
@@ -78,6 +82,7 @@ def place(
         log_position_BT=torch.log(positions_BT.to(log_dtype) + 1),
         mask_B1TS=None if attention_mask_BTS is None else attention_mask_BTS[:, None],
         is_causal=is_causal,
+        prefix_len=prefix_len,
     )
 
 
@@ -151,7 +156,11 @@ class TextAttention(nn.Module):
             rows = torch.arange(num_rows, device=wanted_B.device)
             q_BHTd = q_BHTd[rows, :, wanted_B][:, :, None]
             mask_B1TS, is_causal = placement.mask_of(wanted_B, num_new), False
-        if cache is not None:
+        if placement.prefix_len and wanted_B is None:
+            if isinstance(cache, KVCache):
+                k_BHSd, v_BHSd = cache.write(layer, k_BHSd, v_BHSd)
+            out_BHTd = _attend_prefix_lm(q_BHTd, k_BHSd, v_BHSd, placement.prefix_len)
+        elif cache is not None:
             out_BHTd = cache.attend(
                 layer,
                 q_BHTd,
@@ -169,3 +178,23 @@ class TextAttention(nn.Module):
                 is_causal=is_causal,
             )
         return self.proj(out_BHTd.transpose(1, 2).reshape(num_rows, -1, dim))
+
+
+def _attend_prefix_lm(
+    q_BHTd: torch.Tensor, k_BHTd: torch.Tensor, v_BHTd: torch.Tensor, prefix_len: int
+) -> torch.Tensor:
+    """Attention by structure: the prefix needs no mask, only the few positions behind it do.
+
+    Returns:
+        [B, H, T, d].
+    """
+    end = min(prefix_len, q_BHTd.shape[2])
+    inside = slice(0, end)
+    prefix_BHTd = functional.scaled_dot_product_attention(
+        q_BHTd[:, :, inside], k_BHTd[:, :, inside], v_BHTd[:, :, inside]
+    )
+    slots = torch.arange(q_BHTd.shape[2], device=q_BHTd.device)
+    rest_BHTd = functional.scaled_dot_product_attention(
+        q_BHTd[:, :, end:], k_BHTd, v_BHTd, attn_mask=slots <= slots[end:, None]
+    )
+    return torch.cat((prefix_BHTd, rest_BHTd), dim=2)

@@ -28,6 +28,10 @@ from trainer.model.kv_blocks import BLOCK, SCRATCH, ZEROS, BlockPool, num_blocks
 from trainer.model.kv_cache import KVCache
 from trainer.model.upload import uploaded
 
+FEW_ROWS = 8
+"""Up to so many rows of a prompt the keys stand on the left of the product: on CPUs that is faster
+(4 rows, 742 positions: 80 instead of 145 us)."""
+
 
 @dataclass(eq=False)
 class Suffix:
@@ -229,8 +233,11 @@ def _attention(
         [..., T, d] and [..., T].
     """
     dtype = torch.promote_types(q_XTd.dtype, torch.float32)
-    q_XTd = q_XTd.to(dtype) / math.sqrt(q_XTd.shape[-1])
-    scores_XTS = q_XTd @ k_XSd.to(dtype).transpose(-1, -2)
+    q_XTd, k_XSd = q_XTd.to(dtype) / math.sqrt(q_XTd.shape[-1]), k_XSd.to(dtype)
+    if 1 < q_XTd.shape[-2] <= FEW_ROWS:
+        scores_XTS = (k_XSd @ q_XTd.transpose(-1, -2)).transpose(-1, -2).contiguous()
+    else:
+        scores_XTS = q_XTd @ k_XSd.transpose(-1, -2)
     if mask is not None:
         scores_XTS = scores_XTS.masked_fill(~mask, -torch.inf)
     probability_XTS = scores_XTS.softmax(-1)

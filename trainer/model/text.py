@@ -86,6 +86,7 @@ class TextModel(nn.Module):
         adapter: TextAdapter | None = None,
         router_logits: list[torch.Tensor] | None = None,
         wanted_B: torch.Tensor | None = None,
+        prefix_len: int = 0,
     ) -> torch.Tensor:
         """Run the layers.
 
@@ -100,6 +101,7 @@ class TextModel(nn.Module):
             wanted_B: [B] int64, the one position of each row whose hidden state is wanted, in a
                 sequence from its start. The last layer then computes keys and values of all
                 positions and nothing else of the others.
+            prefix_len: For whole sequences, in place of the mask that `prefix_mask` makes of it.
 
         Returns:
             [B, T, D], or [B, 1, D] of the wanted positions: the raw hidden state, before
@@ -109,6 +111,8 @@ class TextModel(nn.Module):
             ValueError: The mask or the positions do not fit the input.
         """
         num_cached = 0 if cache is None else cache.length
+        if prefix_len and (attention_mask_BTS is not None or num_cached):
+            raise ValueError("a prefix is of whole sequences, and replaces their mask")
         self._check_shapes(embeds_BTD, positions_BT, attention_mask_BTS, num_cached)
         placement = place(
             self.config,
@@ -116,6 +120,7 @@ class TextModel(nn.Module):
             attention_mask_BTS,
             num_cached=num_cached,
             dtype=embeds_BTD.dtype,
+            prefix_len=prefix_len,
         )
         recompute = self.recompute_layers and torch.is_grad_enabled() and cache is None
         hidden_BTD = embeds_BTD

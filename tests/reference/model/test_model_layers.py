@@ -321,10 +321,14 @@ def test_one_wanted_position_of_each_row_is_that_of_the_whole(has_mask):
         "attention_mask_BTS": prefix_mask(7, 3) if has_mask else None,
     }
     wanted = torch.tensor([6, 3, 4])
+    by_structure = model(
+        embeds, positions_BT=given["positions_BT"], prefix_len=3 if has_mask else 0
+    )
     caches = [model.new_cache(3, 7) for _ in range(2)]
     whole = model(embeds, cache=caches[0], **given)
     found = model(embeds, cache=caches[1], wanted_B=wanted, **given)
     assert torch.allclose(found[:, 0], whole[torch.arange(3), wanted], atol=FLOAT64_ABSOLUTE)
+    assert torch.allclose(by_structure, whole, atol=FLOAT64_ABSOLUTE)
     assert torch.equal(caches[0].keys_LBHSd, caches[1].keys_LBHSd)
     assert torch.equal(caches[0].values_LBHSd, caches[1].values_LBHSd)
 
@@ -361,6 +365,13 @@ def test_misuse_is_refused_with_both_values():
     cache = model.new_cache(2, 3)
     with pytest.raises(ValueError, match="holds 3 positions, 4"), torch.no_grad():
         model(embeds, positions_BT=torch.arange(4)[None], cache=cache)
+    with pytest.raises(ValueError, match="replaces their mask"):
+        model(
+            embeds,
+            positions_BT=torch.arange(4)[None],
+            attention_mask_BTS=prefix_mask(4, 2),
+            prefix_len=2,
+        )
     with pytest.raises(ValueError, match="no_grad"):
         model(embeds[:, :2], positions_BT=torch.arange(2)[None], cache=cache)
     pool = pool_of(model, 2)
