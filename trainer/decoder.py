@@ -167,7 +167,7 @@ class Decoder:
                 more than the whole pool.
         """
         if self.shares(request.shared_as):
-            return self.share(request)
+            return self._share(request)
         group, ticket = self._group(request), next(self._tickets)
         group.tickets[ticket] = request
         self._groups[ticket] = group
@@ -179,14 +179,6 @@ class Decoder:
         except Exception:
             self._forget(ticket)  # it has no row yet, so nothing has to be laid out
             raise
-        return ticket
-
-    def share(self, request: DecodeRequest) -> Ticket:
-        """Let a greedy request take the answer of the equal one that runs."""
-        ticket = next(self._tickets)
-        group = self._shared[request.shared_as]
-        group.tickets[ticket] = request
-        self._groups[ticket] = group
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -233,6 +225,14 @@ class Decoder:
         ended = self._judge(layout.rows)
         self._step()
         return ended
+
+    def _share(self, request: DecodeRequest) -> Ticket:
+        """Let a greedy request take the answer of the equal one that runs."""
+        ticket = next(self._tickets)
+        group = self._shared[request.shared_as]
+        group.tickets[ticket] = request
+        self._groups[ticket] = group
+        return ticket
 
     def _group(self, request: DecodeRequest) -> _Group:
         max_context = self._model.config.text.max_context

@@ -150,18 +150,8 @@ def plan_step(
     )
 
 
-def compute_step(
-    model: Moondream,
-    adapter: Adapter,
-    optimizer: AdamState,
-    plan: Plan,
-    features: Mapping[str, Tensor],
-    command: TrainStep,
-    *,
-    max_tokens: int,
-) -> Computed:
-    """Score, differentiate, check, update, all at once; arguments as of `step_in_parts`."""
-    parts = step_in_parts(model, adapter, optimizer, plan, features, command, max_tokens=max_tokens)
+def in_one_go(parts: Generator[None, None, Computed]) -> Computed:
+    """Run the parts of a step one after another, for who has nothing else to do."""
     while True:
         try:
             next(parts)

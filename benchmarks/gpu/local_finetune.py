@@ -18,7 +18,7 @@ from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine
 from trainer.loading import LoadedModel
 from trainer.model.published_config import MoondreamConfig
 from trainer.optim import AdamState
-from trainer.train_step import Computed, compute_step, plan_step
+from trainer.train_step import Computed, in_one_go, plan_step, step_in_parts
 
 
 class LocalFinetune:
@@ -90,14 +90,16 @@ def compute_without_files(
         max_tokens: Positions of a micro-batch.
     """
     config = cast("MoondreamConfig", loaded.model.config)
-    return compute_step(
-        loaded.model,
-        adapter,
-        AdamState.fresh(adapter.tensors),
-        plan_step(command, images, config, loaded.language),
-        features,
-        command,
-        max_tokens=max_tokens,
+    return in_one_go(
+        step_in_parts(
+            loaded.model,
+            adapter,
+            AdamState.fresh(adapter.tensors),
+            plan_step(command, images, config, loaded.language),
+            features,
+            command,
+            max_tokens=max_tokens,
+        )
     )
 
 

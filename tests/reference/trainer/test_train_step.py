@@ -44,7 +44,7 @@ from tests.reference.trainer.naive import NaiveStep, naive_step
 from trainer.adapters.lora import Adapter
 from trainer.optim import BETA_1, AdamState
 from trainer.rl.loss import policy_loss
-from trainer.train_step import Computed, compute_step, plan_step
+from trainer.train_step import Computed, in_one_go, plan_step, step_in_parts
 
 TOLERANCE = 1e-10  # relative, float64 on both sides
 SPLIT_TOLERANCE = 1e-9  # relative; sums in another order
@@ -148,10 +148,10 @@ def compute(
     adapter = adapter or random_adapter(model)
     command = train_command(groups, lr=lr, **{**UNCLIPPED, **options})
     plan = plan_step(command, pictures(), model.config, language_of(model))
-    return compute_step(
+    return in_one_go(step_in_parts(
         model, adapter, AdamState.fresh(adapter.tensors), plan, features_of(model), command,
         max_tokens=max_tokens,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def gradients_of(computed: Computed) -> dict[str, torch.Tensor]:
