@@ -55,7 +55,11 @@ class Heat:
 
 @dataclass(kw_only=True)
 class Rollout:
-    """One answer while it grows: the `index`-th of its request, which gave `seed`."""
+    """One answer while it grows: the `index`-th of its request, which gave `seed`.
+
+    Attributes:
+        uniforms: Four of each position, as far as they were computed.
+    """
 
     index: int
     seed: int
@@ -63,16 +67,7 @@ class Rollout:
     grammar: Grammar
     actions: list[Action] = field(default_factory=list)
     finish_reason: FinishReason | None = None
-    _uniforms: list[list[float]] = field(default_factory=list)
-
-    def uniforms(self) -> list[float]:
-        """The four uniforms of the next position."""
-        at = len(self.actions)
-        while at >= len(self._uniforms):
-            ahead = torch.arange(len(self._uniforms), len(self._uniforms) + POSITIONS_AHEAD)
-            index = torch.full_like(ahead, self.index)
-            self._uniforms += uniforms([self.seed], index, ahead).tolist()
-        return self._uniforms[at]
+    uniforms: list[list[float]] = field(default_factory=list)
 
 
 def draw(model: Moondream, rollouts: Sequence[Rollout], hidden_ND: Tensor) -> None:
@@ -111,9 +106,7 @@ class _Drawing:
         self._masks = masks
         self._hidden_ND = hidden_ND
         self._heats = [rollout.heat for rollout in rollouts]
-        self._uniform_N4 = uploaded(
-            [rollout.uniforms() for rollout in rollouts], hidden_ND.device, torch.float64
-        )
+        self._uniform_N4 = uploaded(_next_uniforms(rollouts), hidden_ND.device, torch.float64)
         forced = [float(m.allowed[0]) if m.is_forced and m.allowed else 0.0 for m in masks]
         self._drawn_N6 = functional.pad(
             uploaded(forced, hidden_ND.device, torch.float64)[:, None], (0, 5)
@@ -208,6 +201,21 @@ class _Drawing:
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
         return uploaded(values, self._hidden_ND.device, torch.long)
+
+
+def _next_uniforms(rollouts: Sequence[Rollout]) -> list[list[float]]:
+    """The four uniforms of each one's next position; those of positions ahead once for all."""
+    used_up = [rollout for rollout in rollouts if len(rollout.actions) == len(rollout.uniforms)]
+    if used_up:
+        ahead = torch.arange(POSITIONS_AHEAD)
+        drawn = uniforms(
+            [rollout.seed for rollout in used_up for _ in range(POSITIONS_AHEAD)],
+            torch.tensor([r.index for r in used_up]).repeat_interleave(POSITIONS_AHEAD),
+            torch.cat([len(rollout.uniforms) + ahead for rollout in used_up]),
+        )
+        for rollout, of_rollout in zip(used_up, drawn.split(POSITIONS_AHEAD), strict=True):
+            rollout.uniforms += of_rollout.tolist()
+    return [rollout.uniforms[len(rollout.actions)] for rollout in rollouts]
 
 
 def choose(logits_UC: Tensor, uniform_U: Tensor, heats: Sequence[Heat]) -> Tensor:

@@ -51,7 +51,8 @@ MAX_AHEAD = 8
 """Single answers that may grow while rollouts of a call wait for room, at most."""
 
 PROMPTS_IN_A_ROW = 4
-"""Units of prompts that may come before the answers that grow have a token again."""
+"""Units of prompts that may come before single answers that grow have a token again. Rollouts wait
+for all prompts: nobody sees their tokens one by one, and the more grow together, the cheaper."""
 
 BASE = "base"
 """How counters call the base model, which is no finetune."""
@@ -157,7 +158,9 @@ class Sampler:
         Returns:
             How much of the unit each kind had; the shares add up to 1.
         """
-        if self._growing and self._prompts_in_a_row >= PROMPTS_IN_A_ROW:
+        if self._prompts_in_a_row >= PROMPTS_IN_A_ROW and any(
+            job.wanted.work_class is WorkClass.INFERENCE for job in self._growing.values()
+        ):
             return self._tick()
         admitted = self._admit(work_class)
         if admitted is None:

@@ -1,18 +1,13 @@
 """Keys and values while answers grow: prompts that several rows share, and what each row added.
 
 A prompt's keys and values stay where the prefill wrote them; nothing is copied per row. Each step
-all rows of a prompt attend to it in one product, each row attends to its own suffix, and the two
-are merged by their log-sum-exp, which is exact:
-
-    out = (out_1 exp(l_1) + out_2 exp(l_2)) / (exp(l_1) + exp(l_2))
-
+all rows of a prompt attend to it in one product and each row to its own suffix (`prompt_run`).
 Suffixes lie in blocks of a pool. Rows may be filled up with padding, which computes something that
 nobody reads, so that the shapes of a step are few.
 
-Source: arXiv 2402.05099 (the split), 2205.14135 (the merge), 2309.06180 (blocks).
+Source: arXiv 2402.05099 (the split), 2309.06180 (blocks).
 
-Letters: L layers, B rows, R rows of one prompt, H heads, P positions of a prompt, S slots of a
-suffix, N blocks of the pool, d head width.
+Letters: L layers, B rows, H heads, S slots of a suffix, N blocks of the pool, d head width.
 """
 
 from __future__ import annotations
@@ -26,11 +21,8 @@ from torch import Tensor
 
 from trainer.model.kv_blocks import BLOCK, SCRATCH, ZEROS, BlockPool, num_blocks_for
 from trainer.model.kv_cache import KVCache
+from trainer.model.prompt_run import prompt_runs
 from trainer.model.upload import uploaded
-
-FEW_ROWS = 8
-"""Up to so many rows of a prompt the keys stand on the left of the product: on CPUs that is faster
-(4 rows, 742 positions: 80 instead of 145 us)."""
 
 
 @dataclass(eq=False)
@@ -68,12 +60,12 @@ class _Places:
     Attributes:
         slot_B: [B] where each row's new position goes.
         table_F: [B * blocks of the longest row], the blocks of each row, filled up with zeros.
-        is_filled_BS: [B, S] which slots hold something, the new position included.
+        filled_BS: [B, S] 0 in slots that hold something, the new position included; else -inf.
     """
 
     slot_B: Tensor
     table_F: Tensor
-    is_filled_BS: Tensor
+    filled_BS: Tensor
 
 
 class DecodeCache:
@@ -104,7 +96,7 @@ class DecodeCache:
         if num_rows != len(suffixes):
             raise ValueError(f"the prompts have {num_rows} rows, suffixes are {len(suffixes)}")
         self._pool = pool
-        self._prompts = tuple(prompts)
+        self._runs = prompt_runs(prompts, num_padding=num_padding)
         self._suffixes = tuple(suffixes)
         self._num_padding = num_padding
         self._prompt_lengths = [cache.length for cache, count in prompts for _ in range(count)]
@@ -164,43 +156,30 @@ class DecodeCache:
         for kept, new_BHTd in ((keys_HNSd, k_BHTd), (values_HNSd, v_BHTd)):
             new_HBd = new_BHTd[:, :, 0].transpose(0, 1)
             kept.view(num_heads, -1, width).index_copy_(1, places.slot_B, new_HBd)
-        q_HBd = q_BHTd[:, :, 0].transpose(0, 1)
-        of_rows = (num_heads, num_rows, places.is_filled_BS.shape[1], width)
-        own_HB1d, own_weight_HB1 = _attention(
-            q_HBd[:, :, None],
-            keys_HNSd.index_select(1, places.table_F).view(of_rows),
-            values_HNSd.index_select(1, places.table_F).view(of_rows),
-            places.is_filled_BS[None, :, None],
+        dtype = torch.promote_types(q_BHTd.dtype, torch.float32)
+        q_HBd = q_BHTd[:, :, 0].transpose(0, 1).to(dtype) / math.sqrt(width)
+        of_rows = (num_heads, num_rows, places.filled_BS.shape[1], width)
+        own_k_HBSd, own_v_HBSd = (
+            kept.index_select(1, places.table_F).view(of_rows).to(dtype)
+            for kept in (keys_HNSd, values_HNSd)
         )
-        shared_HBd, shared_weight_HB = self._attend_to_prompts(layer, q_HBd)
-        own_share_HB = torch.sigmoid(own_weight_HB1[..., 0] - shared_weight_HB)
-        merged_HBd = torch.lerp(shared_HBd, own_HB1d[:, :, 0], own_share_HB[..., None])
-        return merged_HBd.transpose(0, 1)[:, :, None].to(q_BHTd.dtype)
+        own_scores_HB1S = q_HBd[:, :, None] @ own_k_HBSd.transpose(2, 3)
+        own_scores_HBS = own_scores_HB1S[:, :, 0] + places.filled_BS
+        outs_HRd, first = [], 0
+        for run in self._runs:
+            rows = slice(first, first + run.num_rows)
+            outs_HRd.append(
+                run.attend(layer, q_HBd[:, rows], own_scores_HBS[:, rows], own_v_HBSd[:, rows])
+            )
+            first += run.num_rows
+        out_HBd = torch.cat(outs_HRd, dim=1) if len(outs_HRd) > 1 else outs_HRd[0]
+        return out_HBd.transpose(0, 1)[:, :, None].to(q_BHTd.dtype)
 
     def advance(self, num_new: int) -> None:
         """Count a position more for every row."""
         for suffix in self._suffixes:
             suffix.length += num_new
         self._places = None
-
-    def _attend_to_prompts(self, layer: int, q_HBd: Tensor) -> tuple[Tensor, Tensor]:
-        """Each prompt with all of its rows at once: [H, B, d] and [H, B]."""
-        outs, weights, first = [], [], 0
-        for cache, num_rows in self._prompts:
-            filled = slice(0, cache.length)
-            out_HRd, weight_HR = _attention(
-                q_HBd[:, first : first + num_rows],
-                cache.keys_LBHSd[layer, 0, :, filled],
-                cache.values_LBHSd[layer, 0, :, filled],
-            )
-            outs.append(out_HRd)
-            weights.append(weight_HR)
-            first += num_rows
-        if self._num_padding:
-            shape = (len(q_HBd), self._num_padding)
-            outs.append(outs[0].new_zeros(*shape, q_HBd.shape[-1]))
-            weights.append(weights[0].new_full(shape, -torch.inf))
-        return torch.cat(outs, dim=1), torch.cat(weights, dim=1)
 
     def _placed(self) -> _Places:
         """Give every row a slot for its next position, and lay out what it reads."""
@@ -220,27 +199,7 @@ class DecodeCache:
         slots = [suffix.slot for suffix in suffixes] + [SCRATCH * BLOCK] * self._num_padding
         length_B, slot_B = uploaded([lengths, slots], device)
         num_slots = len(self._table_F) // len(lengths) * BLOCK
+        dtype = torch.promote_types(self._pool.keys_LHNSd.dtype, torch.float32)
         is_filled_BS = torch.arange(num_slots, device=device) <= length_B[:, None]
-        return _Places(slot_B=slot_B, table_F=self._table_F, is_filled_BS=is_filled_BS)
-
-
-def _attention(
-    q_XTd: Tensor, k_XSd: Tensor, v_XSd: Tensor, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Attention with the logarithm of its normaliser, scores in float32 or better.
-
-    Returns:
-        [..., T, d] and [..., T].
-    """
-    dtype = torch.promote_types(q_XTd.dtype, torch.float32)
-    q_XTd, k_XSd = q_XTd.to(dtype) / math.sqrt(q_XTd.shape[-1]), k_XSd.to(dtype)
-    if 1 < q_XTd.shape[-2] <= FEW_ROWS:
-        scores_XTS = (k_XSd @ q_XTd.transpose(-1, -2)).transpose(-1, -2).contiguous()
-    else:
-        scores_XTS = q_XTd @ k_XSd.transpose(-1, -2)
-    if mask is not None:
-        scores_XTS = scores_XTS.masked_fill(~mask, -torch.inf)
-    probability_XTS = scores_XTS.softmax(-1)
-    # log p = score - weight, read where p is largest; cheaper than a log-sum-exp of its own
-    weight_XT = scores_XTS.amax(-1) - probability_XTS.amax(-1).log()
-    return probability_XTS @ v_XSd.to(dtype), weight_XT
+        filled_BS = torch.where(is_filled_BS, 0.0, -torch.inf).to(dtype)
+        return _Places(slot_B=slot_B, table_F=self._table_F, filled_BS=filled_BS)

@@ -94,13 +94,22 @@ def test_prompts_in_use_never_take_more_than_their_budget(monkeypatch, units):
     assert counted(engine)["moontune_cache_bytes", "prefixes"] <= budget
 
 
-def test_rows_that_grow_have_a_token_after_a_few_passes_over_prompts(units):
+def test_an_answer_that_grows_has_a_token_after_a_few_passes_over_prompts(units):
     engine = engine_of(replace(AMPLE, max_prefill_positions=1))
-    futures = [begin(engine, rollouts(asked(n), settings=LONG)) for n in range(15)]
+    futures = [begin(engine, answer(asked(n), settings=LONG)) for n in range(15)]
     finish(engine, *futures)
     runs = [len(list(g)) for what, g in itertools.groupby(units.order) if what == "prompts"]
     assert runs[0] == max(runs) == PROMPTS_IN_A_ROW
     assert sum(runs) == 15
+
+
+def test_rollouts_grow_after_all_prompts_that_have_room_so_that_they_share_their_ticks(units):
+    engine = engine_of(replace(AMPLE, max_prefill_positions=1))
+    futures = [begin(engine, rollouts(asked(n), settings=LONG)) for n in range(15)]
+    finish(engine, *futures)
+    runs = [(what, len(list(g))) for what, g in itertools.groupby(units.order)]
+    assert runs[0] == ("prompts", 15)
+    assert len(runs) == 2
 
 
 # --- rollouts that wait for room
