@@ -14,11 +14,12 @@ from torch import Tensor
 
 from contract.skills import Settings
 from trainer.adapters.lora import Adapter
-from trainer.batching import Row, make_batch
+from trainer.batching import Row
 from trainer.decoder import Decoder, DecodeRequest
 from trainer.model.kv_blocks import BlockPool, num_blocks_for
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
+from trainer.packing import pack
 from trainer.prefill import Prefix, prefill
 from trainer.sampling import sample
 from trainer.scoring import score
@@ -146,7 +147,7 @@ class Ours:
         worst = 0.0
         for trace in traces:
             row = Row(image="x", prompt=self.row.prompt, actions=trace.actions)
-            scores = score(self.model, make_batch(self.model, [row], self.features), self.adapter)
+            scores = score(self.model, pack(self.model, [row], self.features), self.adapter)
             drawn = torch.tensor([action.token_logprob for action in trace.actions])
             worst = max(worst, float((scores.token_A - drawn).abs().max()))
         assert worst < 1e-5, f"log-probabilities differ from the trainer's by {worst}"

@@ -26,9 +26,10 @@ from benchmarks.gpu.growing import grown
 from benchmarks.gpu.places import Place, tasks, tiny_model
 from benchmarks.gpu.random_adapter import random_adapter
 from contract.skills import Settings, Skill
-from trainer.batching import Row, make_batch
+from trainer.batching import Row
 from trainer.decoder import DecodeRequest
 from trainer.image_features import ImageFeatures
+from trainer.packing import pack
 from trainer.prefill import prefill
 from trainer.scoring import score
 from trainer.skills import SKILLS
@@ -67,7 +68,7 @@ def measure(place: Place) -> dict[str, Any]:
     num_equal = num_rollouts = 0
     for row, request, traces in zip(rows, requests, together, strict=True):
         filled = [replace(row, actions=trace.actions) for trace in traces]
-        scores = score(model, make_batch(model, filled, features), request.adapter)
+        scores = score(model, pack(model, filled, features), request.adapter)
         sampled_A3 = torch.tensor(
             [(*logprobs_of(a), 0.0, 0.0)[:3] for trace in traces for a in trace.actions]
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from server.api.schemas.options import OptionsBody
 
 ENV_PREFIX = "MOONTUNE_"
 DATABASE_FILE = "moontune.db"
@@ -139,6 +142,11 @@ class ServerConfig(BaseSettings):
         le=0.95,
         description="Part of the device's time for training while answers are waiting, too.",
     )
+    train_options: Annotated[OptionsBody, NoDecode] = Field(
+        OptionsBody(),
+        description="Options of train steps that do not name them, as JSON by the names of"
+        ' docs/algorithms.md, such as `{"loss": "dapo"}`.',
+    )
     shutdown_grace_seconds: float = Field(
         60.0, ge=0, description="Running work may take this long to end at shutdown."
     )
@@ -177,6 +185,24 @@ class ServerConfig(BaseSettings):
     def _check_public_url(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("wanted is a URL such as https://tune.example")
+        return value
+
+    @field_validator("train_options", mode="before")
+    @classmethod
+    def _read_train_options(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f'{value!r} is no JSON object, such as {{"beta": 0.1}}') from error
+
+    @field_validator("train_options")
+    @classmethod
+    def _check_train_options(cls, value: OptionsBody) -> OptionsBody:
+        if value.model_extra:
+            known = ", ".join(OptionsBody.model_fields)
+            raise ValueError(f"{', '.join(value.model_extra)}: no such option; there are {known}")
         return value
 
     @field_validator("trusted_proxies")

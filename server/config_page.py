@@ -6,6 +6,7 @@ import sys
 
 from pydantic.fields import FieldInfo
 
+from server.api.schemas.options import OptionsBody
 from server.config import ENV_PREFIX, ServerConfig
 
 _HEAD = """\
@@ -40,7 +41,7 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
-    if value is None or value == ():
+    if value is None or value in ((), OptionsBody()):
         return "none"
     if isinstance(value, tuple):
         value = ",".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

@@ -1,6 +1,6 @@
 """How the memory that a loaded model leaves free is divided between what is kept and what grows.
 
-On a GPU the rest, about a third, is for train steps and for what a forward pass needs on its way.
+On a GPU the rest, about a tenth, is for what a pass needs on its way.
 On a CPU the parts are upper bounds; nothing is taken before it is used.
 """
 
@@ -16,12 +16,15 @@ from trainer.memory import BYTES_PER_TRAINED_PARAMETER, adapter_bytes
 from trainer.model.kv_blocks import block_bytes, num_blocks_for
 from trainer.model.published_config import MoondreamConfig
 
-ANSWERS, PROMPTS, PICTURES, ADAPTERS = 0.25, 0.2, 0.05, 0.15
-"""Parts of the free memory of a GPU."""
+ANSWERS, PROMPTS, PICTURES, ADAPTERS, TRAINING = 0.25, 0.2, 0.05, 0.15, 0.25
+"""Parts of the free memory of a GPU; what a train step keeps for its gradient is the last."""
 
 CPU_ANSWERS_BYTES, CPU_PROMPTS_BYTES, CPU_PICTURES_BYTES = 1 << 30, 2 << 30, 2 << 30
 HOST_PART = 0.1
 """Of the free memory of the host, for pictures and as much for adapters that left the device."""
+
+CPU_TRAINING_PART, CPU_TRAINING_BYTES = 0.3, 2 << 30
+"""Of the free memory of the host, for train steps on a CPU; where that is unknown, so many."""
 
 MAX_SLOTS = 48
 GPU_PREFILL_POSITIONS, CPU_PREFILL_POSITIONS = 4096, 1024
@@ -38,6 +41,7 @@ class Budgets:
         prefix_bytes: Prompts.
         feature_bytes, host_feature_bytes: Pictures on the device and behind it.
         num_slots, host_adapter_bytes: Adapters on the device and behind it.
+        train_bytes: What a part of a train step may keep for its gradient.
         max_prefill_positions: Of one pass over prompts.
         max_rows: Answers that grow at the same time.
         row_buckets: Numbers of rows that steps are filled up to.
@@ -49,6 +53,7 @@ class Budgets:
     host_feature_bytes: int
     num_slots: int
     host_adapter_bytes: int
+    train_bytes: int
     max_prefill_positions: int
     max_rows: int = MAX_ROWS
     row_buckets: tuple[int, ...] = ()
@@ -63,9 +68,10 @@ class Budgets:
         if free is None:
             answers, prompts, pictures = CPU_ANSWERS_BYTES, CPU_PROMPTS_BYTES, CPU_PICTURES_BYTES
             num_slots = MAX_SLOTS
+            training = int(CPU_TRAINING_PART * host.free) if host else CPU_TRAINING_BYTES
         else:
-            parts = (ANSWERS, PROMPTS, PICTURES, ADAPTERS)
-            answers, prompts, pictures, adapters = (int(part * free.free) for part in parts)
+            parts = (ANSWERS, PROMPTS, PICTURES, ADAPTERS, TRAINING)
+            answers, prompts, pictures, adapters, training = (int(p * free.free) for p in parts)
             largest = adapter_bytes(config, max(RANKS))
             slot = largest * dtype.itemsize // BYTES_PER_TRAINED_PARAMETER
             num_slots = min(MAX_SLOTS, max(2, adapters // slot))
@@ -76,6 +82,7 @@ class Budgets:
             host_feature_bytes=host_bytes,
             num_slots=num_slots,
             host_adapter_bytes=host_bytes,
+            train_bytes=training,
             max_prefill_positions=(
                 CPU_PREFILL_POSITIONS if free is None else GPU_PREFILL_POSITIONS
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,23 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
         return _from_meminfo(MEMINFO.read_text())
     except OSError:
         return None
+
+
+class PeakMemory:
+    """The most memory that was taken since this was made.
+
+    Of a GPU; on a CPU it is the most that the process was ever resident with.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def num_bytes(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def storage_on(device: torch.device, dtype: torch.dtype, *, has_fp8: bool) -> Storage:

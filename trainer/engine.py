@@ -39,6 +39,7 @@ from trainer.adapters.lora import Adapter
 from trainer.budgets import Budgets
 from trainer.counters import Counters
 from trainer.decoder import Decoder
+from trainer.device_memory import PeakMemory
 from trainer.exchange.agreement import Prober
 from trainer.exchange.errors import ExchangeError
 from trainer.exchange.outgoing import Export, write_exchange
@@ -54,9 +55,10 @@ from trainer.sampler import Sampler
 from trainer.shares import DEFAULT_TRAIN_SHARE, Shares
 from trainer.skills import SKILLS
 from trainer.skills.base import to_wire
+from trainer.step_plan import plan_step
 from trainer.storage import write_all
 from trainer.streaming import AnswerStream
-from trainer.train_step import plan_step, step_in_parts
+from trainer.train_step import Limits, step_in_parts
 
 R = TypeVar("R")
 
@@ -88,9 +90,9 @@ class TrainerEngine:
         self._model = loaded.model
         self._config = cast("MoondreamConfig", loaded.model.config)
         self._language = loaded.language
-        self._micro_batch_tokens = micro_batch_tokens
         wte = loaded.model.text.wte
         budgets = budgets or Budgets.of(self._config, wte.device, wte.dtype)
+        self._limits = Limits(max_positions=micro_batch_tokens, kept_bytes=budgets.train_bytes)
         self._counters = Counters()
         self._features = ImageFeatures(
             loaded.model,
@@ -287,13 +289,17 @@ class TrainerEngine:
         )
 
     def _begin_step(self, command: TrainStep, images: Sequence[Pixels]) -> Future[StepTrained]:
-        return self._loop.train(lambda: self._train_in_parts(command, images))
+        return self._loop.train(
+            lambda: self._train_in_parts(command, images, self._limits),
+            lambda: self._train_in_parts(command, images, self._limits.smaller()),
+        )
 
     def _train_in_parts(
-        self, command: TrainStep, images: Sequence[Pixels]
+        self, command: TrainStep, images: Sequence[Pixels], limits: Limits
     ) -> Generator[Part, None, StepTrained]:
         """A train step; yields where others may have the device."""
         started = time.perf_counter()
+        memory = PeakMemory(self._model.text.wte.device)
         plan = plan_step(command, images, self._config, self._language)
         yield None
         features: dict[str, Tensor] = {}
@@ -314,7 +320,7 @@ class TrainerEngine:
             plan,
             features,
             command,
-            max_tokens=self._micro_batch_tokens,
+            limits=limits,
         )
         weights_file = optimizer_file = None
         if computed.tensors is not None and computed.optimizer is not None:
@@ -346,7 +352,12 @@ class TrainerEngine:
             reward_std=reward_std,
             sft_loss=computed.sft_loss,
             extra=step_extras(
-                command, plan, computed.tally, len(features), time.perf_counter() - started
+                command,
+                plan,
+                computed.tally,
+                num_images=len(features),
+                seconds=time.perf_counter() - started,
+                peak_memory_bytes=memory.num_bytes(),
             ),
             weights=weights_file,
             optimizer=optimizer_file,

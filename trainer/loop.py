@@ -84,10 +84,21 @@ class DeviceLoop:
         self._sampling[self._sampler.add(wanted)] = _Sampling(finish=finish, outcome=outcome)
         return outcome
 
-    def train(self, begin: Callable[[], Generator[Part, None, R]]) -> Future[R]:
-        """Take a train step; it is begun once more if it meets the end of the memory."""
+    def train(
+        self,
+        begin: Callable[[], Generator[Part, None, R]],
+        begin_again: Callable[[], Generator[Part, None, R]] | None = None,
+    ) -> Future[R]:
+        """Take a train step.
+
+        Args:
+            begin_again: How it is begun once more after it met the end of the memory; absent: as
+                before.
+        """
         outcome: Future[R] = Future()
-        self._training.append(_Training(parts=begin(), begin_again=begin, outcome=outcome))
+        self._training.append(
+            _Training(parts=begin(), begin_again=begin_again or begin, outcome=outcome)
+        )
         return outcome
 
     def cancel(self, outcome: Future[Any]) -> None:
@@ -156,7 +167,7 @@ class DeviceLoop:
                 self._training.popleft()
                 training.outcome.set_exception(error)
                 return
-            log.warning("a train step begins again with what could be freed", exc_info=error)
+            log.warning("a train step begins again, in smaller parts", exc_info=error)
             training.parts, training.begin_again = training.begin_again(), None
             training.waits_for = None
         except Exception as error:

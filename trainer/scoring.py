@@ -12,27 +12,32 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainer.adapters.lora import Adapter
-from trainer.batching import Batch
 from trainer.model.moondream import Moondream
+from trainer.model.upload import uploaded
+from trainer.packing import Pack
 from trainer.sequence import Action, Mask
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a model says of the actions of a batch.
+    """What a model says of the actions of a pack.
 
     Attributes:
         token_A: [A] log-probability of the token under its mask; exactly 0 where it is forced.
         bins_A2: [A, 2] log-probabilities of the bins: (coordinate, 0), (width, height), or zeros.
         is_draw_A3: [A, 3] which of (token, first bin, second bin) were drawn.
+        entropy_A: [A] of the distributions that token and bins were drawn from, added up, without
+            gradient; 0 where it was not asked for.
         router_LAE: Router logits at the positions of the actions, or None without experts.
     """
 
     token_A: Tensor
     bins_A2: Tensor
     is_draw_A3: Tensor
+    entropy_A: Tensor
     router_LAE: Tensor | None
 
     @property
@@ -46,24 +51,41 @@ class Scores:
         return torch.cat((self.token_A[:, None], self.bins_A2), dim=-1)
 
 
-def score(model: Moondream, batch: Batch, adapter: Adapter | None) -> Scores:
-    """Run the text model over a batch and read the log-probabilities of its actions."""
+def score(
+    model: Moondream,
+    pack: Pack,
+    adapter: Adapter | None,
+    *,
+    recompute: bool = False,
+    with_entropy: bool = False,
+) -> Scores:
+    """Run the text model over a pack and read the log-probabilities of its actions.
+
+    Args:
+        recompute: Keep only each layer's input for the gradient.
+    """
     router_logits: list[Tensor] = []
-    hidden_BTD = model.text(
-        batch.embeds_BTD,
-        positions_BT=batch.positions_1T,
-        attention_mask_BTS=batch.mask_1TT,
+    hidden_1ED = model.text(
+        pack.embeds_1TD,
+        positions_BT=pack.tree.positions_1T,
+        tree=pack.tree,
         adapter=adapter,
         router_logits=router_logits,
+        recompute=recompute,
     )
-    hidden_AD = hidden_BTD[batch.row_A, batch.at_A]
+    hidden_AD = hidden_1ED[0].index_select(0, pack.end_A)
     router_LAE = None
     if router_logits:
-        router_LAE = torch.stack([logits[batch.row_A, batch.at_A] for logits in router_logits])
+        router_LAE = torch.stack(
+            [logits[0].index_select(0, pack.end_A) for logits in router_logits]
+        )
+    entropy_A = widen(hidden_AD.new_zeros(len(pack.actions)))
+    entropies = entropy_A if with_entropy else None
     return Scores(
-        token_A=token_logprobs(model, hidden_AD, batch.actions),
-        bins_A2=bin_logprobs(model, hidden_AD, batch.actions),
-        is_draw_A3=_drawn(batch.actions, hidden_AD.device),
+        token_A=_token_logprobs(model, hidden_AD, pack.actions, entropies),
+        bins_A2=_bin_logprobs(model, hidden_AD, pack.actions, entropies),
+        entropy_A=entropy_A,
+        is_draw_A3=_drawn(pack.actions, hidden_AD.device),
         router_LAE=router_LAE,
     )
 
@@ -84,42 +106,54 @@ def token_logits(model: Moondream, hidden_ND: Tensor, mask: Mask) -> Tensor:
     return logits_NV
 
 
-def token_logprobs(model: Moondream, hidden_AD: Tensor, actions: Sequence[Action]) -> Tensor:
-    """[A] log-probability of each action's token under its mask."""
+def _token_logprobs(
+    model: Moondream, hidden_AD: Tensor, actions: Sequence[Action], entropies: Tensor | None
+) -> Tensor:
+    """[A] log-probability of each action's token under its mask; entropies are added up."""
     by_mask: dict[Mask, list[int]] = {}
     for index, action in enumerate(actions):
         if not action.mask.is_forced:
             by_mask.setdefault(action.mask, []).append(index)
     result_A = widen(hidden_AD.new_zeros(len(actions)))
     for mask, indexes in by_mask.items():
-        at = torch.tensor(indexes, device=hidden_AD.device)
+        at = uploaded(indexes, hidden_AD.device)
         tokens = [actions[i].token for i in indexes]
         if mask.allowed is not None:
             tokens = [mask.allowed.index(token) for token in tokens]
-        chosen = torch.tensor(tokens, device=hidden_AD.device)
+        chosen = uploaded(tokens, hidden_AD.device)
         logprobs = torch.log_softmax(token_logits(model, hidden_AD[at], mask), dim=-1)
         result_A = result_A.index_copy(0, at, logprobs.gather(-1, chosen[:, None]).squeeze(-1))
+        if entropies is not None:
+            entropies.index_add_(0, at, _entropy(logprobs))
     return result_A
 
 
-def bin_logprobs(model: Moondream, hidden_AD: Tensor, actions: Sequence[Action]) -> Tensor:
+def _bin_logprobs(
+    model: Moondream, hidden_AD: Tensor, actions: Sequence[Action], entropies: Tensor | None
+) -> Tensor:
     """[A, 2] log-probabilities of each action's bins; zero where there is none."""
     result_A2 = widen(hidden_AD.new_zeros(len(actions), 2))
-    coords = [(i, action.bins) for i, action in enumerate(actions) if len(action.bins) == 1]
-    sizes = [(i, action.bins) for i, action in enumerate(actions) if len(action.bins) == 2]
-    if coords:
-        at = torch.tensor([i for i, _ in coords], device=hidden_AD.device)
-        chosen = torch.tensor([bins for _, bins in coords], device=hidden_AD.device)
-        logprobs = torch.log_softmax(widen(model.region.coord_logits(hidden_AD[at])), dim=-1)
-        values = logprobs.gather(-1, chosen)
-        result_A2 = result_A2.index_copy(0, at, torch.cat((values, torch.zeros_like(values)), -1))
-    if sizes:
-        at = torch.tensor([i for i, _ in sizes], device=hidden_AD.device)
-        chosen = torch.tensor([bins for _, bins in sizes], device=hidden_AD.device)
-        logprobs = torch.log_softmax(widen(model.region.size_logits(hidden_AD[at])), dim=-1)
+    for num_bins in (1, 2):
+        indexes = [i for i, action in enumerate(actions) if len(action.bins) == num_bins]
+        if not indexes:
+            continue
+        at = uploaded(indexes, hidden_AD.device)
+        chosen = uploaded([actions[i].bins for i in indexes], hidden_AD.device)
+        if num_bins == 1:
+            logits = model.region.coord_logits(hidden_AD[at])[:, None]
+        else:
+            logits = model.region.size_logits(hidden_AD[at])
+        logprobs = torch.log_softmax(widen(logits), dim=-1)
         values = logprobs.gather(-1, chosen[..., None]).squeeze(-1)
-        result_A2 = result_A2.index_copy(0, at, values)
+        result_A2 = result_A2.index_copy(0, at, functional.pad(values, (0, 2 - num_bins)))
+        if entropies is not None:
+            entropies.index_add_(0, at, _entropy(logprobs).sum(-1))
     return result_A2
+
+
+def _entropy(logprobs: Tensor) -> Tensor:
+    """-sum p log p over the last axis, where p may be 0; without gradient."""
+    return torch.special.entr(logprobs.detach().exp()).sum(-1)
 
 
 def router_divergence(policy_LAE: Tensor, reference_LAE: Tensor) -> Tensor:
@@ -134,7 +168,7 @@ def _drawn(actions: Sequence[Action], device: torch.device) -> Tensor:
         (not action.mask.is_forced, len(action.bins) > 0, len(action.bins) > 1)
         for action in actions
     ]
-    return torch.tensor(flags, dtype=torch.bool, device=device).view(-1, 3)
+    return uploaded(flags, device, torch.bool).view(-1, 3)
 
 
 def widen(values: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine
 from trainer.loading import LoadedModel
 from trainer.model.published_config import MoondreamConfig
 from trainer.optim import AdamState
-from trainer.train_step import Computed, in_one_go, plan_step, step_in_parts
+from trainer.step_plan import plan_step
+from trainer.train_step import Computed, Limits, in_one_go, step_in_parts
 
 
 class LocalFinetune:
@@ -81,13 +82,13 @@ def compute_without_files(
     command: TrainStep,
     images: Sequence[Pixels],
     *,
-    max_tokens: int = DEFAULT_MICRO_BATCH_TOKENS,
+    max_positions: int = DEFAULT_MICRO_BATCH_TOKENS,
 ) -> Computed:
     """The first train step of an adapter, of which nothing is kept.
 
     Args:
         features: Image tokens by digest.
-        max_tokens: Positions of a micro-batch.
+        max_positions: Of a pack.
     """
     config = cast("MoondreamConfig", loaded.model.config)
     return in_one_go(
@@ -98,7 +99,7 @@ def compute_without_files(
             plan_step(command, images, config, loaded.language),
             features,
             command,
-            max_tokens=max_tokens,
+            limits=Limits(max_positions=max_positions),
         )
     )
 

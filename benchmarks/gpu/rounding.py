@@ -17,7 +17,7 @@ from benchmarks.gpu.growing import grown
 from benchmarks.gpu.large_model import DETECT, NUM_ROLLOUTS, QUERY, LargeModel, of_tokens
 from benchmarks.gpu.report import Part, Report
 from contract.skills import Settings, TunableRequest
-from trainer.batching import make_batch
+from trainer.packing import pack
 from trainer.scoring import score
 from trainer.sequence import Trace
 
@@ -48,9 +48,9 @@ def _gaps(large: LargeModel, request: TunableRequest, traces: Sequence[Trace]) -
     picture = large.pictures[0]
     row = large.row(request, picture)
     rows = [replace(row, actions=trace.actions) for trace in traces]
-    batch = make_batch(large.model, rows, large.features([picture]))
-    scores = score(large.model, batch, large.adapter)
-    sampled = [logprobs_of(action) for action in batch.actions]
+    packed = pack(large.model, rows, large.features([picture]))
+    scores = score(large.model, packed, large.adapter)
+    sampled = [logprobs_of(action) for action in packed.actions]
     sampled_A3 = torch.tensor([(*values, 0.0, 0.0)[:3] for values in sampled])
     gap_A3 = (scores.terms_A3.float().cpu() - sampled_A3).abs()
     return gap_A3[scores.is_draw_A3.cpu()].tolist()

@@ -42,7 +42,7 @@ def forward(
     hidden_1TD = model.text(
         batch.embeds_BTD,
         positions_BT=batch.positions_1T,
-        attention_mask_BTS=batch.mask_1TT,
+        prefix_len=batch.prefix_len,
         adapter=adapter,
     )
     return {

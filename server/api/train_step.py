@@ -26,6 +26,7 @@ async def train_step(
         fingerprint=body.fingerprint,
         max_groups=config.max_groups,
         max_examples=config.max_train_examples,
+        default_options=config.train_options.to_contract(),
     )
     answer = await services.training.train_step(account, order)
     return Response(answer, media_type="application/json")

@@ -22,7 +22,7 @@ from contract.skills import (
     Reasoning,
     ReturnedRollout,
 )
-from server.api.schemas.train_step import OptionsBody
+from server.api.schemas.options import OptionsBody
 from tests.api.conftest import Serve
 from tests.factories import (
     ABSENT,
@@ -78,10 +78,17 @@ async def test_the_answer_has_its_eight_fields_and_more(service: Service) -> Non
         "options": {
             "advantage_scale": "group",
             "std_floor": 1e-4,
+            "loss": "group",
+            "loss_length": 64.0,
             "clip_low": 0.2,
             "clip_high": 0.28,
             "dual_clip": 3.0,
+            "drop_below": 1e-4,
+            "drop_above": 100.0,
+            "drop_gap": 0.7,
             "beta": 0.0,
+            "kl_ratio_max": 2.0,
+            "router_beta": 0.0,
             "sft_weight": 1.0,
             "expert_lr_ratio": 1.0,
             "max_grad_norm": 1.0,
@@ -173,6 +180,13 @@ async def test_options_are_effective_and_unknown_ones_named(service: Service) ->
     [
         ("advantage_scale", "x"),
         ("std_floor", 0),
+        ("loss", "ppo"),
+        ("loss_length", 0),
+        ("drop_below", 1),
+        ("drop_above", 1),
+        ("drop_gap", 0),
+        ("kl_ratio_max", -0.1),
+        ("router_beta", -0.1),
         ("clip_low", 1.5),
         ("clip_high", -0.1),
         ("dual_clip", 1),

@@ -134,7 +134,7 @@ class Prober:
             hidden_BTD = model.text(
                 batch.embeds_BTD,
                 positions_BT=batch.positions_1T,
-                attention_mask_BTS=batch.mask_1TT,
+                prefix_len=batch.prefix_len,
                 adapter=adapter,
             )
             hidden_PD = hidden_BTD[0, -len(prompt) :]

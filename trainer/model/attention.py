@@ -15,6 +15,7 @@ from torch.nn import functional
 from trainer.model.config import TextConfig
 from trainer.model.kv_cache import AttentionCache, KVCache
 from trainer.model.rope import rotate, rotation
+from trainer.model.tree import Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Placement:
         is_causal: Whether a plain causal mask replaces `mask_B1TS`.
         prefix_len: Where it is not 0, positions below it see one another, later ones all before
             them; there is no mask then.
+        tree: Of a stream of sequences that share their beginnings; it says who sees whom.
     """
 
     cos: torch.Tensor
@@ -37,6 +39,7 @@ class Placement:
     mask_B1TS: torch.Tensor | None
     is_causal: bool
     prefix_len: int = 0
+    tree: Tree | None = None
 
     def mask_of(self, wanted_B: torch.Tensor, num_slots: int) -> torch.Tensor:
         """[B, 1, 1, S] what one position of each row may attend to, of a sequence from its start.
@@ -61,6 +64,7 @@ def place(
     num_cached: int,
     dtype: torch.dtype,
     prefix_len: int = 0,
+    tree: Tree | None = None,
 ) -> Placement:
     """Prepare what the layers share; without a mask, a position sees itself and all before it."""
     at_least_float32 = torch.promote_types(dtype, torch.float32)
@@ -83,6 +87,7 @@ def place(
         mask_B1TS=None if attention_mask_BTS is None else attention_mask_BTS[:, None],
         is_causal=is_causal,
         prefix_len=prefix_len,
+        tree=tree,
     )
 
 
@@ -137,8 +142,13 @@ class TextAttention(nn.Module):
         cache: AttentionCache | None,
         layer: int,
         wanted_B: torch.Tensor | None = None,
+        *,
+        at_ends: bool = False,
     ) -> torch.Tensor:
-        """[B, T, D]; or, given the wanted position of each row, that alone: [B, 1, D]."""
+        """[B, T, D]; given the wanted position of each row, that alone: [B, 1, D].
+
+        With `at_ends`, of a tree's stream, its ends alone: [1, E, D].
+        """
         num_rows, num_new, dim = x_BTD.shape
         qkv_BTC = self.qkv(x_BTD)
         q_BTHd, k_BTHd, v_BTHd = qkv_BTC.view(
@@ -156,7 +166,10 @@ class TextAttention(nn.Module):
             rows = torch.arange(num_rows, device=wanted_B.device)
             q_BHTd = q_BHTd[rows, :, wanted_B][:, :, None]
             mask_B1TS, is_causal = placement.mask_of(wanted_B, num_new), False
-        if placement.prefix_len and wanted_B is None:
+        if placement.tree is not None:
+            out_HTd = placement.tree.attend(q_BHTd[0], k_BHSd[0], v_BHSd[0], at_ends=at_ends)
+            out_BHTd = out_HTd[None]
+        elif placement.prefix_len and wanted_B is None:
             if isinstance(cache, KVCache):
                 k_BHSd, v_BHSd = cache.write(layer, k_BHSd, v_BHSd)
             out_BHTd = _attend_prefix_lm(q_BHTd, k_BHSd, v_BHSd, placement.prefix_len)

@@ -19,6 +19,7 @@ from trainer.model.kv_cache import AttentionCache, KVCache
 from trainer.model.lora_hook import LayerAdapter, TextAdapter
 from trainer.model.mlp import DenseMlp
 from trainer.model.moe import MoeMlp
+from trainer.model.tree import Tree
 
 
 class TextBlock(nn.Module):
@@ -41,15 +42,22 @@ class TextBlock(nn.Module):
         cache: AttentionCache | None,
         adapter: LayerAdapter | None,
         wanted_B: torch.Tensor | None = None,
+        at_ends: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the new hidden state and, in an expert layer, the router logits [B, T, E].
 
         Given the wanted position of each row, only that is computed behind keys and values: T is 1.
+        With `at_ends` the same holds of the ends of the placement's tree.
         """
         normed_BTD = self.ln(x_BTD)
-        attended_BTD = self.attn(normed_BTD, placement, cache, self.index, wanted_B)
+        attended_BTD = self.attn(
+            normed_BTD, placement, cache, self.index, wanted_B, at_ends=at_ends
+        )
         if wanted_B is not None:
             x_BTD, normed_BTD = _at(x_BTD, wanted_B), _at(normed_BTD, wanted_B)
+        elif at_ends and placement.tree is not None:
+            ends_E = placement.tree.ends_E
+            x_BTD, normed_BTD = x_BTD.index_select(1, ends_E), normed_BTD.index_select(1, ends_E)
         router_logits_BTE = None
         if isinstance(self.mlp, MoeMlp):
             mixed_BTD, router_logits_BTE = self.mlp(normed_BTD, adapter)
@@ -59,18 +67,11 @@ class TextBlock(nn.Module):
 
 
 class TextModel(nn.Module):
-    """All text layers, the token embeddings and the language head.
-
-    Attributes:
-        recompute_layers: Trade time for memory in training: keep only each layer's input and run
-            the layer again in the backward pass. Off by default; ignored where no gradient is
-            wanted.
-    """
+    """All text layers, the token embeddings and the language head."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.recompute_layers = False
         self.wte = nn.Parameter(torch.empty(config.vocab_size, config.dim))
         self.blocks = nn.ModuleList(TextBlock(config, index) for index in range(config.n_layers))
         self.post_ln = nn.LayerNorm(config.dim, eps=1e-5)
@@ -87,6 +88,8 @@ class TextModel(nn.Module):
         router_logits: list[torch.Tensor] | None = None,
         wanted_B: torch.Tensor | None = None,
         prefix_len: int = 0,
+        tree: Tree | None = None,
+        recompute: bool = False,
     ) -> torch.Tensor:
         """Run the layers.
 
@@ -97,15 +100,21 @@ class TextModel(nn.Module):
                 S is the filled cache plus T. None: plain causal.
             cache: Read, and extended by T; sampling only.
             adapter: Low-rank corrections of the MLPs.
-            router_logits: Where given, one [B, T, E] tensor per expert layer is appended.
+            router_logits: Where given, one tensor per expert layer is appended, [B, T, E], or of
+                those positions alone whose hidden state is returned.
             wanted_B: [B] int64, the one position of each row whose hidden state is wanted, in a
                 sequence from its start. The last layer then computes keys and values of all
                 positions and nothing else of the others.
             prefix_len: For whole sequences, in place of the mask that `prefix_mask` makes of it.
+            tree: The layout of a stream, which is one row; it stands for the mask, and what is
+                wanted are its ends.
+            recompute: Trade time for memory in training: keep only each layer's input, and run the
+                layer again in the backward pass. Ignored where no gradient is wanted.
 
         Returns:
-            [B, T, D], or [B, 1, D] of the wanted positions: the raw hidden state, before
-            `post_ln`. The region heads read it as it is, `logits` normalises.
+            [B, T, D], [B, 1, D] of the wanted positions, or [1, E, D] of the ends of a tree: the
+            raw hidden state, before `post_ln`. The region heads read it as it is, `logits`
+            normalises.
 
         Raises:
             ValueError: The mask or the positions do not fit the input.
@@ -113,6 +122,8 @@ class TextModel(nn.Module):
         num_cached = 0 if cache is None else cache.length
         if prefix_len and (attention_mask_BTS is not None or num_cached):
             raise ValueError("a prefix is of whole sequences, and replaces their mask")
+        if tree is not None and (attention_mask_BTS is not None or cache is not None):
+            raise ValueError("a tree is of whole sequences, and replaces mask and cache")
         self._check_shapes(embeds_BTD, positions_BT, attention_mask_BTS, num_cached)
         placement = place(
             self.config,
@@ -121,18 +132,24 @@ class TextModel(nn.Module):
             num_cached=num_cached,
             dtype=embeds_BTD.dtype,
             prefix_len=prefix_len,
+            tree=tree,
         )
-        recompute = self.recompute_layers and torch.is_grad_enabled() and cache is None
-        hidden_BTD = embeds_BTD
+        recompute = recompute and torch.is_grad_enabled() and cache is None
+        hidden_BTD, last = embeds_BTD, len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             layer_adapter = None if adapter is None else adapter.layer(index)
-            wanted = wanted_B if index == len(self.blocks) - 1 else None
-            arguments = (hidden_BTD, placement, cache, layer_adapter, wanted)
+            wanted = wanted_B if index == last else None
+            at_ends = tree is not None and index == last
+            arguments = (hidden_BTD, placement, cache, layer_adapter, wanted, at_ends)
             if recompute:
-                hidden_BTD, router_logits_BTE = checkpoint(block, *arguments, use_reentrant=False)
+                hidden_BTD, router_logits_BTE = checkpoint(
+                    block, *arguments, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 hidden_BTD, router_logits_BTE = block(*arguments)
             if router_logits is not None and router_logits_BTE is not None:
+                if tree is not None and not at_ends:
+                    router_logits_BTE = router_logits_BTE.index_select(1, tree.ends_E)
                 router_logits.append(router_logits_BTE)
         if cache is not None:
             cache.advance(embeds_BTD.shape[1])

@@ -1,4 +1,4 @@
-"""The body of a train step: groups tagged by mode, the learning rate, the algorithm's options."""
+"""The body of a train step: groups tagged by mode, and the learning rate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, StrictStr, Tag
 from contract.groups import Group, RLGroup, SFTGroup, TrainOptions
 from contract.skills import FinishReason, ReturnedRollout, Skill, TunableRequest
 from server.api.schemas.fields import Body, Flag, Integer, Number, Reward
+from server.api.schemas.options import OptionsBody
 from server.api.schemas.skills import (
     DetectBody,
     PointBody,
@@ -170,28 +171,6 @@ GroupBody = Annotated[
     ),
 ]
 
-_NotNegative = Annotated[Number, Field(ge=0)]
-_Positive = Annotated[Number, Field(gt=0)]
-
-
-class OptionsBody(Body):
-    """The fields of contract.groups.TrainOptions, with their ranges; a test keeps them the same."""
-
-    advantage_scale: Literal["group", "batch", "none"] | None = None
-    std_floor: _Positive | None = None
-    clip_low: Annotated[Number, Field(ge=0, le=1)] | None = None
-    clip_high: _NotNegative | None = None
-    dual_clip: Annotated[Number, Field(gt=1)] | None = None
-    beta: _NotNegative | None = None
-    sft_weight: _NotNegative | None = None
-    expert_lr_ratio: _Positive | None = None
-    max_grad_norm: _Positive | None = None
-
-    def to_contract(self) -> TrainOptions:
-        sent = {name: getattr(self, name) for name in OptionsBody.model_fields}
-        return TrainOptions(**{name: value for name, value in sent.items() if value is not None})
-
-
 _Rate = Annotated[Number, Field(ge=0, le=1)]
 
 
@@ -203,8 +182,18 @@ class TrainStepBody(Body):
     options: OptionsBody | None = None
     expected_step: Annotated[Integer, Field(ge=0)] | None = None
 
-    def to_order(self, *, fingerprint: bytes, max_groups: int, max_examples: int) -> TrainOrder:
+    def to_order(
+        self,
+        *,
+        fingerprint: bytes,
+        max_groups: int,
+        max_examples: int,
+        default_options: TrainOptions,
+    ) -> TrainOrder:
         """Return what is asked for.
+
+        Args:
+            default_options: What holds where the body says nothing.
 
         Raises:
             ValidationFailedError: Too much at once, or fields that do not fit together.
@@ -234,7 +223,7 @@ class TrainStepBody(Body):
             groups=groups,
             images=images.collected(),
             lr=rules.DEFAULT_LR if rate is None else rate,
-            options=TrainOptions() if self.options is None else self.options.to_contract(),
+            options=(self.options or OptionsBody()).to_contract(default_options),
             expected_step=self.expected_step,
             fingerprint=fingerprint,
         )

@@ -39,6 +39,7 @@ RANKS = (8, 16, 24)
 AMPLE = Budgets(
     num_blocks=200, prefix_bytes=1 << 26, feature_bytes=1 << 26, host_feature_bytes=0,
     num_slots=16, host_adapter_bytes=1 << 26, max_prefill_positions=128,
+    train_bytes=1 << 30,
 )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def shortages(draw: st.DrawFn) -> Budgets:
         host_feature_bytes=0,
         num_slots=draw(st.integers(1, 4)),
         host_adapter_bytes=draw(st.sampled_from([0, 1 << 26])),
+        train_bytes=1 << 30,
         max_prefill_positions=draw(st.sampled_from([1, 60, 1000])),
         max_rows=draw(st.integers(1, 20)),
         row_buckets=draw(st.sampled_from([(), (1, 2, 4, 8, 16, 32)])),

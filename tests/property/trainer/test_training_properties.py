@@ -1,17 +1,20 @@
-"""Advantages, divergence and the split into micro-batches, for any numbers."""
+"""Advantages, divergence and the split into packs, for any numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.batching import Row, micro_batches
+from trainer.batching import Row
 from trainer.geometry import detect_reward, points_in_boxes_reward, points_reward
+from trainer.packing import split_into_packs
 from trainer.rl.advantages import advantages
 from trainer.rl.loss import k3_divergence
-from trainer.sequence import Element
+from trainer.sequence import Action, Element, Mask
 
 GROUPS = st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), min_size=1, max_size=5)
 SCALES = st.sampled_from(["group", "batch", "none"])
@@ -62,20 +65,45 @@ def test_the_divergence_is_never_negative_and_zero_where_both_agree(policy, refe
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.booleans(), st.integers(1, 60)), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(st.sampled_from([None, "x", "y"]), st.integers(1, 4), st.integers(1, 30)),
+        min_size=1,
+        max_size=30,
+    ),
     st.integers(1, 300),
 )
-def test_every_row_is_in_one_micro_batch_that_fits(rows, max_tokens):
+def test_every_row_is_in_one_pack_that_fits(rows, max_positions):
     made = [
-        Row(image="x" if has_image else None, prompt=[Element(token=1)] * length)
-        for has_image, length in rows
+        Row(
+            image=image,
+            prompt=(Element(token=1),) * (5 * prompt),
+            actions=tuple(Action(token=100 + (length * i) % 3, mask=Mask()) for i in range(length)),
+        )
+        for image, prompt, length in rows
     ]
-    batches = list(micro_batches(made, num_image_tokens=16, max_tokens=max_tokens))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
-    for batch in batches:
-        assert len({made[i].image is None for i in batch}) == 1
-        padded = len(batch) * max(made[i].num_positions(16) for i in batch)
-        assert len(batch) == 1 or padded <= max_tokens
+    packs = list(
+        split_into_packs(made, num_image_tokens=16, coord_divisor=1023, max_positions=max_positions)
+    )
+    assert sorted(i for pack in packs for i in pack) == list(range(len(rows)))
+
+    def num_positions(indexes: Sequence[int]) -> int:
+        """Each picture, each prompt behind it, and each answer behind that, once."""
+        pieces = set()
+        for row in (made[i] for i in indexes):
+            fed = tuple(action.token for action in row.actions[:-1])
+            pieces.add((row.image, 1 if row.image is None else 17))
+            pieces.add((row.image, len(row.prompt), len(row.prompt)))
+            pieces.add((row.image, len(row.prompt), fed, len(fed)))
+        return sum(piece[-1] for piece in pieces)
+
+    for pack in packs:
+        assert len(pack) == 1 or num_positions(pack) <= max_positions
+    if num_positions(range(len(made))) <= max_positions:
+        assert len(packs) == 1
+    for image in {row.image for row in made}:
+        of_image = [i for i, row in enumerate(made) if row.image == image]
+        if num_positions(of_image) <= max_positions:
+            assert sum(bool(set(pack) & set(of_image)) for pack in packs) == 1
 
 
 @given(BOXES, BOXES, st.randoms())

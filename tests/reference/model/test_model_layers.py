@@ -202,10 +202,13 @@ def test_recomputing_layers_changes_no_gradient():
     embeds = torch.randn(2, 7, 32, dtype=torch.float64)
     gradients, routers = [], []
     for recompute in (False, True):
-        model.recompute_layers = recompute
         adapter, router_logits = random_adapter(config), []
         hidden = model(
-            embeds, positions_BT=torch.arange(7)[None], adapter=adapter, router_logits=router_logits
+            embeds,
+            positions_BT=torch.arange(7)[None],
+            adapter=adapter,
+            router_logits=router_logits,
+            recompute=recompute,
         )
         hidden.square().sum().backward()
         gradients.append([tensor.grad for tensor in tensors_of(adapter)])

@@ -162,6 +162,19 @@ class Naive:
             terms.append(own)
         return terms, router
 
+    def entropy(self, request: TunableRequest, draws: Sequence[Draw]) -> list[float]:
+        """Of every distribution that something was drawn from."""
+        hidden, _ = self.hidden(request, draws[:-1]) if draws else ([], [])
+        found: list[float] = []
+        for t, (token, _) in enumerate(draws):
+            allowed = self.allowed(request, [token for token, _ in draws[:t]])
+            logits = [self.token_logits(hidden[t], allowed)] if len(allowed) > 1 else []
+            for chances in [
+                torch.softmax(x, 0) for x in logits + self.bin_logits(hidden[t], token)
+            ]:
+                found.append(-sum(float(p) * math.log(float(p)) for p in chances))
+        return found
+
 
 # Sampling
 
@@ -328,6 +341,9 @@ class NaiveStep:
     router_kl: float | None
     sft_loss: float | None
     clipped_ratios: list[float]
+    ratios: list[float]
+    entropy: float
+    num_dropped: int
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -362,65 +378,117 @@ def naive_step(
     *,
     advantage_scale: str = "group",
     std_floor: float = 1e-4,
+    loss: str = "group",
+    loss_length: float = 64.0,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     dual_clip: float = 3.0,
+    drop_below: float = 1e-4,
+    drop_above: float = 100.0,
+    drop_gap: float = 0.7,
     beta: float = 0.0,
+    kl_ratio_max: float = 2.0,
+    router_beta: float = 0.0,
     sft_weight: float = 1.0,
 ) -> NaiveStep:
     """Loss, gradient and metrics of one step.
 
     L    = mean over groups of L_j
-    RL   L_j = sum over actions (l + beta * k3 of every draw) / number of actions of the group
-         l   = max(-rho A, -clip(rho) A), for A < 0 at most -dual_clip A
+    RL   l   = max(-rho A, -clip(rho) A), for A < 0 at most -dual_clip A
+         l_t = l + beta min(rho, kl_ratio_max) (k3 of every draw) + router_beta KL of the routers
+         L_j = sum of l_t / actions of the group             (group)
+               mean over rollouts of the mean of l_t         (grpo; gspo: l of the rollout's ratio)
+               mean over rollouts of sum of l_t / length     (dr_grpo)
+               sum of l_t * RL groups / actions of the step  (dapo)
     SFT  L_j = sft_weight * mean over targets of -sum of log pi / number of draws
     """
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
     policy = Naive(model, leaves, features)
     rl_groups = [group for group in groups if isinstance(group, RLGroup)]
     advantages = naive_advantages(rl_groups, advantage_scale, std_floor)
+    num_all = sum(len(rollout_draws(r)) for group in rl_groups for r in group.rollouts)
+    zero = torch.zeros((), dtype=torch.float64)
     losses: list[Tensor] = []
     kl: list[float] = []
     router_kl: list[float] = []
     sft: list[float] = []
     clipped: list[float] = []
+    ratios: list[float] = []
+    entropy: list[float] = []
+    num_dropped = 0
 
-    def routers(mine: list[list[Tensor]], other: list[list[Tensor]], count: int) -> None:
-        for t in range(count):
-            for p, q in zip(mine[t], other[t], strict=True):
-                p, q = torch.softmax(p.detach(), 0), torch.softmax(q.detach(), 0)
-                router_kl.append(float((p * (p.log() - q.log())).sum()))
+    def routers(mine: list[Tensor], other: list[Tensor]) -> Tensor:
+        """Of one action, the mean over the layers."""
+        found: list[Tensor] = []
+        for p, q in zip(mine, other, strict=True):
+            p, q = torch.softmax(p, 0), torch.softmax(q, 0)
+            found.append((p * (p.log() - q.log())).sum())
+        router_kl.extend(float(value.detach()) for value in found)
+        return sum(found, zero) / max(1, len(found))
+
+    def clip(rho: Tensor, advantage: float, times: int) -> Tensor:
+        cut = min(max(float(rho.detach()), 1 - clip_low), 1 + clip_high)
+        value = -rho * advantage
+        if -cut * advantage > float(value.detach()):
+            value = torch.tensor(-cut * advantage, dtype=torch.float64)
+            clipped.extend([float(rho.detach())] * times)
+        if advantage < 0 and float(value.detach()) > -dual_clip * advantage:
+            value = torch.tensor(-dual_clip * advantage, dtype=torch.float64)
+            clipped.extend([float(rho.detach())] * times)
+        return value
 
     for group in groups:
         if isinstance(group, RLGroup):
-            total, num_actions = torch.zeros((), dtype=torch.float64), 0
+            num_group = sum(len(rollout_draws(rollout)) for rollout in group.rollouts)
+            of_group: list[Tensor] = []
             for rollout, advantage in zip(group.rollouts, next(advantages), strict=True):
                 draws = rollout_draws(rollout)
+                if not draws:
+                    continue
                 mu = rollout_logprobs(rollout, draws)
                 terms, router = policy.terms(group.request, draws)
                 with torch.no_grad():
                     base, base_router = policy.base().terms(group.request, draws)
-                routers(router, base_router, len(draws))
+                    entropy += policy.entropy(group.request, draws)
+                log_rho: list[Tensor] = []
+                pulls: list[Tensor] = []
                 for t, own in enumerate(terms):
-                    log_pi = sum(own, torch.zeros((), dtype=torch.float64))
-                    log_mu = float(log_pi.detach()) if mu is None else mu[t]
-                    rho = torch.exp(log_pi - log_mu)
-                    cut = min(max(float(rho.detach()), 1 - clip_low), 1 + clip_high)
-                    loss = -rho * advantage
-                    if -cut * advantage > float(loss.detach()):
-                        loss = torch.tensor(-cut * advantage, dtype=torch.float64)
-                        clipped.append(float(rho.detach()))
-                    if advantage < 0 and float(loss.detach()) > -dual_clip * advantage:
-                        loss = torch.tensor(-dual_clip * advantage, dtype=torch.float64)
-                        clipped.append(float(rho.detach()))
+                    log_pi = sum(own, zero)
+                    log_rho.append(log_pi - (float(log_pi.detach()) if mu is None else mu[t]))
+                    divergence = zero
                     for mine, reference in zip(own, base[t], strict=True):
                         d = reference - mine
                         k3 = torch.exp(d) - d - 1
                         kl.append(float(k3.detach()))
-                        loss = loss + beta * k3
-                    total = total + loss
-                num_actions += len(draws)
-            losses.append(total / max(1, num_actions))
+                        divergence = divergence + k3
+                    rho = torch.exp(log_rho[-1])
+                    pull = beta * torch.clamp(rho, max=kl_ratio_max) * divergence
+                    pulls.append(pull + router_beta * routers(router[t], base_router[t]))
+                if mu is not None:
+                    ratios += [math.exp(float(x.detach())) for x in log_rho]
+                mean_log_rho = sum(log_rho, zero) / len(log_rho)
+                if loss == "gspo":
+                    own_loss = clip(torch.exp(mean_log_rho), advantage, len(draws))
+                    values = [own_loss + pull for pull in pulls]
+                else:
+                    values = [
+                        clip(torch.exp(x), advantage, 1) + pull
+                        for x, pull in zip(log_rho, pulls, strict=True)
+                    ]
+                ratio_of = [math.exp(float(x.detach())) for x in log_rho]
+                is_far = abs(float(mean_log_rho.detach())) >= drop_gap
+                if is_far or min(ratio_of) <= drop_below or max(ratio_of) >= drop_above:
+                    num_dropped += 1
+                    continue
+                weight = {
+                    "group": 1 / num_group,
+                    "grpo": 1 / (len(group.rollouts) * len(draws)),
+                    "gspo": 1 / (len(group.rollouts) * len(draws)),
+                    "dr_grpo": 1 / (len(group.rollouts) * loss_length),
+                    "dapo": len(rl_groups) / num_all,
+                }[loss]
+                of_group.append(weight * sum(values, zero))
+            losses.append(sum(of_group, zero))
         else:
             means: list[Tensor] = []
             for target in group.targets:
@@ -428,24 +496,29 @@ def naive_step(
                 terms, router = policy.terms(group.request, draws)
                 with torch.no_grad():
                     _, base_router = policy.base().terms(group.request, draws)
-                routers(router, base_router, len(draws))
+                    for t in range(len(draws)):
+                        routers(router[t], base_router[t])
                 every = [term for own in terms for term in own]
-                means.append(-sum(every, torch.zeros((), dtype=torch.float64)) / len(every))
-            mean = sum(means, torch.zeros((), dtype=torch.float64)) / len(means)
+                means.append(-sum(every, zero) / len(every))
+            mean = sum(means, zero) / len(means)
             sft.append(float(mean.detach()))
             losses.append(sft_weight * mean)
-    loss = sum(losses, torch.zeros((), dtype=torch.float64)) / len(losses)
-    loss.backward()
+    total = sum(losses, zero) / len(losses)
+    if total.requires_grad:
+        total.backward()
     gradients = {
         name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         for name, leaf in leaves.items()
     }
     return NaiveStep(
-        loss=float(loss.detach()),
+        loss=float(total.detach()),
         gradients=gradients,
         grad_norm=math.sqrt(sum(float((g**2).sum()) for g in gradients.values())),
         kl=sum(kl) / len(kl) if kl else (0.0 if rl_groups else None),
         router_kl=sum(router_kl) / len(router_kl) if router_kl else None,
         sft_loss=sum(sft) / len(sft) if sft else None,
         clipped_ratios=clipped,
+        ratios=ratios,
+        entropy=sum(entropy) / len(entropy) if entropy else 0.0,
+        num_dropped=num_dropped,
     )

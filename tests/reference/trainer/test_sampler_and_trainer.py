@@ -14,9 +14,10 @@ from tests.micro import (
     pictures,
     random_adapter,
 )
-from trainer.batching import Row, make_batch
+from trainer.batching import Row
 from trainer.decoder import Decoder, DecodeRequest
 from trainer.model.kv_blocks import BlockPool
+from trainer.packing import pack
 from trainer.prefill import prefill_together
 from trainer.scoring import score
 from trainer.skills import SKILLS
@@ -69,7 +70,7 @@ def test_logprobs_of_a_mixed_batch_equal_those_of_the_trainer(family, dtype):
             i = tickets.pop(ticket)
             for trace in traces:
                 row = Row(image=rows[i].image, prompt=rows[i].prompt, actions=trace.actions)
-                scores = score(model, make_batch(model, [row], features), asked[i][1])
+                scores = score(model, pack(model, [row], features), asked[i][1])
                 for action, mine in zip(trace.actions, scores.terms_A3.tolist(), strict=True):
                     recorded = (action.token_logprob, *(action.bin_logprobs or ()))
                     assert recorded == pytest.approx(mine[: len(recorded)], abs=TOLERANCE[dtype])

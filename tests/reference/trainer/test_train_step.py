@@ -43,8 +43,9 @@ from tests.micro import (
 from tests.reference.trainer.naive import NaiveStep, naive_step
 from trainer.adapters.lora import Adapter
 from trainer.optim import BETA_1, AdamState
-from trainer.rl.loss import policy_loss
-from trainer.train_step import Computed, in_one_go, plan_step, step_in_parts
+from trainer.rl.loss import log_ratios, policy_loss
+from trainer.step_plan import plan_step
+from trainer.train_step import Computed, Limits, in_one_go, step_in_parts
 
 TOLERANCE = 1e-10  # relative, float64 on both sides
 SPLIT_TOLERANCE = 1e-9  # relative; sums in another order
@@ -113,26 +114,36 @@ def groups_of(case: str, family: str) -> list[Group]:
         "single": rl_group(QUERY, stale_rollouts(family, QUERY)[:1], [3.0]),
     }
     sft = {"query": SFT_QUERY, "reasoning": SFT_REASONING, "detect": SFT_DETECT, "point": SFT_POINT}
-    if case == "mixed":
+    if case.startswith("mixed"):
         return [*rl.values(), *sft.values()]
     kind, name = case.split(" ")
     return [{"rl": rl, "sft": sft}[kind][name]]
 
 
+ANY_GAP: dict[str, Any] = {"drop_below": 0.0, "drop_above": 1e9, "drop_gap": 100.0}
+"""Nothing is left out, however far it is from the trained policy."""
+
 CASES: dict[str, dict[str, Any]] = {
-    "rl query": {},
-    "rl image": {"advantage_scale": "none"},
-    "rl reasoning": {"clip_low": 0.05, "clip_high": 0.01, "dual_clip": 1.1},
-    "rl point": {"beta": 0.3},
-    "rl detect": {"std_floor": 0.5},
-    "rl fresh": {},
-    "rl equal": {"beta": 0.7},
+    "rl query": {**ANY_GAP},
+    "rl image": {**ANY_GAP, "advantage_scale": "none", "loss": "dr_grpo", "loss_length": 7.0},
+    "rl reasoning": {**ANY_GAP, "clip_low": 0.05, "clip_high": 0.01, "dual_clip": 1.1},
+    "rl point": {**ANY_GAP, "beta": 0.3, "router_beta": 0.4, "loss": "grpo"},
+    "rl detect": {**ANY_GAP, "std_floor": 0.5},
+    "rl fresh": {"loss": "gspo"},
+    "rl equal": {**ANY_GAP, "beta": 0.7, "kl_ratio_max": 0.9},
     "sft query": {},
     "sft reasoning": {"sft_weight": 0.3},
     "sft detect": {},
     "sft point": {},
-    "mixed": {"beta": 0.2, "advantage_scale": "batch", "sft_weight": 1.7},
+    "mixed": {**ANY_GAP, "beta": 0.2, "advantage_scale": "batch", "sft_weight": 1.7},
+    "mixed, grpo": {"loss": "grpo", "router_beta": 0.3, "drop_gap": 0.3},
+    "mixed, dapo": {"loss": "dapo", "drop_above": 3.0},
+    "mixed, gspo": {**ANY_GAP, "loss": "gspo", "beta": 0.1, "clip_low": 0.03, "clip_high": 0.04},
+    "mixed, dr_grpo": {"loss": "dr_grpo", "drop_below": 0.3, "advantage_scale": "none"},
 }
+
+
+AMPLE = Limits(max_positions=4096)
 
 
 def compute(
@@ -140,7 +151,7 @@ def compute(
     groups: list[Group],
     *,
     adapter: Adapter | None = None,
-    max_tokens: int = 4096,
+    limits: Limits = AMPLE,
     lr: float = 1e-3,
     **options: Any,
 ) -> Computed:
@@ -150,7 +161,7 @@ def compute(
     plan = plan_step(command, pictures(), model.config, language_of(model))
     return in_one_go(step_in_parts(
         model, adapter, AdamState.fresh(adapter.tensors), plan, features_of(model), command,
-        max_tokens=max_tokens,
+        limits=limits,
     ))  # fmt: skip
 
 
@@ -192,27 +203,38 @@ def test_loss_gradients_and_metrics_equal_the_naive_twin(case, family):
             assert mine == pytest.approx(theirs, rel=TOLERANCE), name
     assert (computed.router_kl is None) == (family == "moondream2")
     assert computed.tally.num_clipped == len(expected.clipped_ratios)
+    assert computed.tally.num_dropped == expected.num_dropped
+    assert computed.tally.entropy.mean == pytest.approx(expected.entropy, rel=TOLERANCE)
+    if expected.ratios:
+        assert computed.tally.ratio_max == pytest.approx(max(expected.ratios), rel=TOLERANCE)
+        mean = sum(expected.ratios) / len(expected.ratios)
+        assert computed.tally.ratio.mean == pytest.approx(mean, rel=TOLERANCE)
 
 
 def test_the_cases_meet_every_clip():
     """Otherwise the comparison above would not cover it."""
-    ratios = naive("moondream3", groups_of("mixed", "moondream3")).clipped_ratios
+    ratios = naive("moondream3", groups_of("mixed", "moondream3"), **ANY_GAP).clipped_ratios
     assert any(ratio > 3.0 for ratio in ratios)
     assert any(1.28 < ratio < 3.0 for ratio in ratios)
     assert any(ratio < 0.8 for ratio in ratios)
+    for case in ("mixed, grpo", "mixed, dapo", "mixed, dr_grpo"):
+        expected = naive("moondream3", groups_of(case, "moondream3"), **CASES[case])
+        assert 0 < expected.num_dropped < len(expected.ratios)
+    one_ratio = naive("moondream3", groups_of("mixed", "moondream3"), **CASES["mixed, gspo"])
+    assert one_ratio.clipped_ratios
 
 
 def test_without_logprobs_the_ratio_is_one_and_nothing_is_clipped():
     computed = compute("moondream3", groups_of("rl fresh", "moondream3"))
     assert computed.tally.num_clipped == 0
-    assert computed.tally.num_gap == 0
+    assert computed.tally.gap.count == 0
 
 
 def test_rollouts_of_the_trained_weights_have_no_gap():
     model = micro_model()
     rollouts = sample_rollouts(model, DETECT, adapter=random_adapter(model))
     computed = compute("moondream3", [rl_group(DETECT, rollouts, [0.0, 1.0, 0.5, 0.2])])
-    assert computed.tally.num_gap == sum(
+    assert computed.tally.gap.count == sum(
         len(r.answer_tokens) + (r.finish_reason == "stop") for r in rollouts
     )
     assert computed.tally.gap_max < 1e-10
@@ -222,18 +244,23 @@ def test_at_equal_logprobs_the_gradient_is_minus_the_advantage():
     logprobs = torch.tensor([-1.0, -2.0, -0.5], dtype=torch.float64, requires_grad=True)
     advantages = torch.tensor([0.7, -1.3, 0.0], dtype=torch.float64)
     command = train_command([])
-    loss, is_clipped = policy_loss(logprobs, logprobs.detach(), advantages, command.options)
+    log_ratio = log_ratios(logprobs, logprobs.detach())
+    loss, is_clipped = policy_loss(log_ratio, advantages, command.options)
     loss.sum().backward()
     assert logprobs.grad is not None
     assert torch.equal(logprobs.grad, -advantages)
     assert not is_clipped.any()
 
 
-@pytest.mark.parametrize("max_tokens", [1, 100, 700])
-def test_the_split_into_micro_batches_changes_nothing(max_tokens):
+@pytest.mark.parametrize("kept_bytes", [None, 0])
+@pytest.mark.parametrize("max_positions", [1, 100, 700])
+def test_neither_the_split_into_packs_nor_computing_layers_again_changes_anything(
+    max_positions, kept_bytes
+):
     groups, options = groups_of("mixed", "moondream3"), CASES["mixed"]
-    whole = compute("moondream3", groups, max_tokens=10**6, **options)
-    split = compute("moondream3", groups, max_tokens=max_tokens, **options)
+    limits = Limits(max_positions=max_positions, kept_bytes=kept_bytes)
+    whole = compute("moondream3", groups, limits=Limits(max_positions=10**6), **options)
+    split = compute("moondream3", groups, limits=limits, **options)
     assert_equal_gradients(gradients_of(split), gradients_of(whole), SPLIT_TOLERANCE)
     for name in ("kl", "router_kl", "sft_loss", "grad_norm"):
         assert getattr(split, name) == pytest.approx(getattr(whole, name), rel=SPLIT_TOLERANCE)

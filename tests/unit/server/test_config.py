@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from contract.groups import TrainOptions
+from server.api.schemas.options import OptionsBody
 from server.config import ServerConfig, load_config, refuse_unknown_names
 
 
@@ -16,6 +18,25 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("MOONTUNE_"):
             monkeypatch.delenv(name)
+
+
+def test_options_of_train_steps_are_json_and_their_names_and_ranges_are_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOONTUNE_TRAIN_OPTIONS", '{"loss": "dapo", "beta": 0.1}')
+    options = ServerConfig().train_options
+    assert options.to_contract() == TrainOptions(loss="dapo", beta=0.1)
+    sent = OptionsBody(beta=0.2).to_contract(options.to_contract())
+    assert sent == TrainOptions(loss="dapo", beta=0.2)
+    for value, complaint in (
+        ('{"loss": "ppo"}', "dr_grpo"),
+        ('{"bta": 0.1}', "bta: no such option; there are advantage_scale, "),
+        ('{"beta": -1}', "greater than or equal to 0"),
+        ("beta=1", "is no JSON object"),
+    ):
+        monkeypatch.setenv("MOONTUNE_TRAIN_OPTIONS", value)
+        with pytest.raises(ValidationError, match=complaint):
+            ServerConfig()
 
 
 def test_the_defaults_run_on_a_laptop_and_listen_to_it_alone() -> None:

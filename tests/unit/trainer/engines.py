@@ -22,6 +22,7 @@ LONG = Settings(temperature=1.0, max_tokens=60)
 SMALL = Budgets(
     num_blocks=8, prefix_bytes=0, feature_bytes=1 << 20, host_feature_bytes=0, num_slots=2,
     host_adapter_bytes=0, max_prefill_positions=1000,
+    train_bytes=1 << 30,
 )  # fmt: skip
 AMPLE = replace(SMALL, num_blocks=400, prefix_bytes=1 << 26, num_slots=8)
 
