@@ -147,7 +147,12 @@ class FakeEngine:
             "reward_mean": sum(rewards) / len(rewards) if rewards else None,
             "reward_std": 0.1 if has_rl else None,
             "sft_loss": 2.0 if has_sft else None,
-            "extra": {"num_tokens": 12},
+            "extra": {
+                "num_tokens": 12,
+                "policy_lag": None,
+                "reward_by_skill": {"query": 0.75},
+                "warnings": ["something"],
+            },
             **self.step_overrides,
         }
         weights = optimizer = None

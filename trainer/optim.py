@@ -54,7 +54,8 @@ class AdamState:
 
 def global_norm(gradients: Mapping[str, Tensor]) -> float:
     """L2 norm over all factors, accumulated in float64; may be infinite or NaN."""
-    total = sum(float(g.double().square().sum()) for g in gradients.values())
+    # The host waits once: norms of all factors first, their sum then.
+    total = float(torch.stack([g.double().square().sum() for g in gradients.values()]).sum())
     return math.sqrt(total) if math.isfinite(total) else math.nan
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from sqlalchemy.orm import Session
@@ -35,7 +35,7 @@ from server.services.handover import Handover
 from server.services.images import ImageDecoder, ImageUrl, decode_images
 from server.services.rollouts import require_skill
 
-_NUMBERS = ("kl", "router_kl", "grad_norm", "reward_mean", "reward_std", "sft_loss")
+_NOT_METRICS = ("step", "options")
 _CLOSE_SECONDS = 1.0
 _log = structlog.get_logger("server.training")
 
@@ -123,11 +123,12 @@ class Training:
                     fingerprint=order.fingerprint,
                 )
                 duration_ms = round((time.monotonic() - started) * 1000)
-                answer = to_json(_response(trained, order, step=step, duration_ms=duration_ms))
+                response = _response(trained, order, step=step, duration_ms=duration_ms)
+                answer = to_json(response)
                 await self._database.write(
                     _commit,
                     row=self._row(trained, state, step=step, answer=answer),
-                    numbers=_numbers(trained, order.lr),
+                    numbers=_numbers(response),
                 )
         finally:
             self._cleanup.sweep_soon(finetune_id)
@@ -220,13 +221,25 @@ def _response(
     return {**answer, **{k: v for k, v in trained.extra.items() if k not in answer}}
 
 
-def _numbers(trained: StepTrained, lr: float) -> dict[str, float]:
-    """The metrics that the server logs for a step: those that are numbers."""
-    numbers = {"sys/lr": lr, "sys/applied": float(trained.applied)}
-    for name in _NUMBERS:
-        value = getattr(trained, name)
-        if value is not None and math.isfinite(value):
-            numbers[f"sys/{name}"] = value
+def _numbers(answer: dict[str, Any]) -> dict[str, float]:
+    """The metrics that the server logs for a step: what its answer holds of numbers.
+
+    A number inside of an object has the name of both, such as `sys/reward_by_skill/query`.
+    """
+    numbers: dict[str, float] = {}
+
+    def take(name: str, value: Any) -> None:
+        if isinstance(value, int | float) and math.isfinite(value):
+            numbers[f"sys/{name}"] = float(value)
+
+    for name, value in answer.items():
+        if name in _NOT_METRICS:
+            continue
+        if isinstance(value, dict):
+            for part, number in cast("dict[str, Any]", value).items():
+                take(f"{name}/{part}", number)
+        else:
+            take(name, value)
     return numbers
 
 

@@ -75,6 +75,9 @@ async def test_the_answer_has_its_eight_fields_and_more(service: Service) -> Non
         "sft_loss": 2.0,
         "lr": 0.01,
         "num_tokens": 12,
+        "policy_lag": None,
+        "reward_by_skill": {"query": 0.75},
+        "warnings": ["something"],
         "options": {
             "advantage_scale": "group",
             "std_floor": 1e-4,
@@ -134,7 +137,12 @@ async def test_numbers_that_are_not_finite_are_null_and_no_metric(service: Servi
     body = json.loads(answer.text, parse_constant=pytest.fail)
     assert (body["grad_norm"], body["sft_loss"], body["entropy"]) == (None, None, None)
     page = (await service.get(f"/v1/tuning/finetunes/{finetune_id}/metrics")).json()
-    assert {item["name"] for item in page["metrics"]} == {"sys/router_kl", "sys/lr", "sys/applied"}
+    assert {item["name"] for item in page["metrics"]} == {
+        "sys/router_kl",
+        "sys/lr",
+        "sys/applied",
+        "sys/duration_ms",
+    }
 
 
 # --- learning rate and options
