@@ -85,15 +85,6 @@ class Tree:
         self.positions_1T = uploaded([positions], device)
         self.ends_E = uploaded(ends, device)
 
-    @property
-    def longest(self) -> int:
-        """Positions of the longest sequence."""
-        return max(
-            root.length + prompt.length + max(prompt.answers, default=0)
-            for root in self._roots
-            for prompt in root.prompts
-        )
-
     def attend(self, q_HTd: Tensor, k_HTd: Tensor, v_HTd: Tensor, *, at_ends: bool) -> Tensor:
         """Attention of every position to those that it sees.
 
