@@ -180,8 +180,8 @@ class _Worker:
             self._engine.release_memory()
             return _error(
                 RequestRefused(
-                    "This call does not fit the accelerator's memory; send fewer groups or "
-                    "rollouts at once.",
+                    "This call does not fit the accelerator's memory, not even in small parts; "
+                    "send shorter prompts and answers, or fewer rollouts at once.",
                     code="batch_too_large",
                 )
             )

@@ -43,6 +43,7 @@ from tests.unit.trainer.engines import (
     turns,
 )
 from trainer import decoder as decoder_module
+from trainer import engine as engine_module
 from trainer import prefill as prefill_module
 from trainer import sampler as sampler_module
 from trainer import train_step as train_step_module
@@ -51,6 +52,7 @@ from trainer.engine import TrainerEngine
 from trainer.model import decode_cache as decode_cache_module
 from trainer.model import kv_blocks as kv_blocks_module
 from trainer.storage import write_tensors
+from trainer.train_step import Limits
 
 PLACES = [
     (bank_module, "read_tensors"),
@@ -391,19 +393,30 @@ def step(folder: Path, **changed: Any) -> TrainStep:
     return replace(command, **{**paths, **changed})
 
 
-def test_a_step_that_runs_out_of_memory_is_begun_once_more_with_what_could_be_freed(
+def test_a_step_that_runs_out_of_memory_is_begun_once_more_in_smaller_parts_with_what_was_freed(
     monkeypatch, tmp_path
 ):
     (tmp_path / "quiet").mkdir()
     expected = engine_of().train_step(step(tmp_path / "quiet"), pictures())
     engine = engine_of()
     ask(engine, answer(QUERY))
+    tried: list[Limits] = []
+    real = engine_module.step_in_parts
+
+    def noting(*args: Any, limits: Limits) -> Any:
+        tried.append(limits)
+        return real(*args, limits=limits)
+
+    monkeypatch.setattr(engine_module, "step_in_parts", noting)
     fault = Fault(torch.OutOfMemoryError("caches hold it"), calls=(1,))
     fault.put_into(monkeypatch, train_step_module, "score")
     (trained,) = finish(engine, engine.begin("train_step", step(tmp_path), pictures()))
     assert trained.grad_norm == expected.grad_norm
     assert trained.weights.digest == expected.weights.digest
     assert not list(engine._sampler._prefixes)
+    first, second = tried
+    assert first.kept_bytes
+    assert second == Limits(max_positions=first.max_positions // 2, kept_bytes=0)
 
 
 def test_a_step_that_runs_out_of_memory_twice_is_told_so_and_the_next_one_runs(
