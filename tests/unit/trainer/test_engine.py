@@ -22,6 +22,7 @@ from contract.skills import (
     GroundTruth,
     QueryRequest,
     QueryTarget,
+    ReturnedRollout,
     Settings,
     TunableRequest,
 )
@@ -33,12 +34,14 @@ from tests.micro import (
     REASONING,
     REQUESTS,
     adapter_ref,
+    features_of,
     language_of,
     loaded_micro,
     micro_model,
     pictures,
     returned,
 )
+from tests.reference.trainer.naive import Naive
 from trainer import sampler as sampler_module
 from trainer import storage
 from trainer.adapters.lora import Adapter, adapter_shapes
@@ -297,6 +300,74 @@ def test_without_groups_of_a_mode_its_numbers_are_absent(engine, tmp_path):
     assert only_rl.kl is not None
     dense = TrainerEngine(loaded_micro("moondream2"))
     assert dense.train_step(step_command(tmp_path, [sft], 3), pictures()).router_kl is None
+
+
+@pytest.mark.parametrize("family", ["moondream3", "moondream2"])
+@pytest.mark.parametrize(("dtype", "gap"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str)
+def test_fresh_rollouts_have_an_importance_ratio_of_one(tmp_path, family, dtype, gap):
+    engine = TrainerEngine(loaded_micro(family, dtype))
+    first = engine.train_step(step_command(tmp_path, groups_of(engine), lr=0.05), pictures())
+    ref = adapter_ref(step=1, weights=first.weights)
+    groups = [
+        RLGroup(
+            request=request,
+            rollouts=tuple(map(returned, make(engine, request, adapter=ref).rollouts)),
+            rewards=(0.0, 1.0, 0.5, 0.25),
+        )
+        for request in REQUESTS.values()
+    ]
+    step = engine.train_step(step_command(tmp_path, groups, 1, adapter=ref), pictures())
+    assert step.extra["ratio_mean"] == pytest.approx(1.0, abs=gap)
+    assert 1.0 <= step.extra["ratio_max"] <= 1.0 + gap
+    assert step.extra["logprob_gap_max"] <= gap
+    if dtype == torch.bfloat16:
+        assert step.extra["logprob_gap_mean"] > 1e-7, "it rounds, and does not hide it"
+    assert step.extra["rollouts_dropped"] == 0
+    assert step.extra["clip_fraction"] == 0.0
+
+
+def test_rollouts_that_are_left_out_are_counted_and_leave_no_signal(engine, tmp_path):
+    rl = groups_of(engine)[:3]
+    trained = engine.train_step(step_command(tmp_path, rl, lr=0.05), pictures())
+    strict = step_command(
+        tmp_path, rl, 1,
+        adapter=adapter_ref(step=1, weights=trained.weights),
+        options=TrainOptions(drop_gap=1e-4),
+    )  # fmt: skip
+    step = engine.train_step(strict, pictures())
+    assert (step.applied, step.skip_reason) == (False, "no_signal")
+    assert step.extra["rollouts_dropped"] == 12
+
+
+def test_a_step_tells_what_it_shared_and_took(engine, tmp_path):
+    # BOS, 16 of the picture and the prompt: once for two targets, of which the second feeds three
+    request = replace(REQUESTS["query-image"], question="what?")
+    prompt = len(SKILLS["query"].prompt(request, language_of(micro_model())))
+    words = language_of(micro_model()).tokenizer
+    fed = len(words.encode("two red circles"))
+    group = SFTGroup(
+        request=request,
+        targets=(QueryTarget(answer=""), QueryTarget(answer="two red circles")),
+    )
+    step = engine.train_step(step_command(tmp_path, [group, group]), pictures())
+    prefix = 1 + NUM_IMAGE_TOKENS + prompt
+    assert step.extra["positions_computed"] == prefix + fed
+    assert step.extra["positions_saved"] == 4 * prefix + 2 * fed - (prefix + fed)
+    assert step.extra["num_tokens"] == 2 * (1 + fed + 1)
+    assert step.extra["peak_memory_bytes"] > 0
+    assert step.extra["tokens_per_second"] > 0.0
+    assert step.extra["entropy"] is None
+
+
+def test_the_entropy_of_saying_nothing_is_that_of_the_first_draw(engine, tmp_path):
+    nothing = ReturnedRollout(answer_tokens=(), output={"objects": []}, finish_reason=None)
+    group = RLGroup(request=DETECT, rollouts=(nothing,) * 4, rewards=(0.0, 1.0, 0.5, 0.25))
+    step = engine.train_step(step_command(tmp_path, [group]), pictures())
+    # a fresh adapter answers like the base model; the end or a box: at most that of a coin
+    base = Naive(micro_model(), None, features_of(micro_model()))
+    (expected,) = base.entropy(DETECT, [(0, ())])
+    assert 0.0 < expected <= math.log(2)
+    assert step.extra["entropy"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("huge", [1.7e308, -1.7e308])
