@@ -1,6 +1,7 @@
 """What a finetune of the bundled tiny Moondream learns: three tasks, three seeds, the worst counts.
 
     python -m benchmarks.learning --out learning.json
+    python -m benchmarks.learning --study [--quick] --out RUNS.jsonl [--picture CURVES.png]
 
     detect   RL: boxes around stars, a shape that the base has never seen. Mean reward.
     query    RL: a question the base was never asked, answered by colour and kind. Exact match.
@@ -8,6 +9,10 @@
 
 Everything goes through the official SDK. Held-out pictures have seeds that training never uses;
 the 95 % interval is a bootstrap over pictures.
+
+With `--study` no server is asked: `benchmarks.learning_study` trains in this process, with one
+option changed at a time; docs/learning.md has what came out. A study that was cut off goes on where
+it ended; `--quick` shows in a few minutes that it works.
 """
 
 from __future__ import annotations
@@ -28,10 +33,24 @@ from typing import Any
 import moondream as md
 from moondream.finetune import Finetune
 
-from examples.shapes import TRAINED_COLORS, Scene, draw_scene
+from benchmarks.learning_study.study import study
+from benchmarks.learning_tasks import (
+    COLOR_QUESTION,
+    FIRST_HELD_OUT_SEED,
+    STAR,
+    TEAL,
+    THING_QUESTION,
+    Box,
+    first_training_seed,
+    single_scene,
+    star_boxes,
+    star_scene,
+    teal_scene,
+    thing_answer,
+)
+from examples.shapes import Scene
 from tiny.metrics import bootstrap_interval, matched_ious, mean, same_count
 
-FIRST_HELD_OUT_SEED = 2**41
 ROLLOUTS = 8
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 THREADS = 4
@@ -56,42 +75,8 @@ class Outcome:
         return self.after - self.before
 
 
-# --- pictures and questions ---
-
-
-DETECT_OBJECT = "star"
-
-
-def star_scene(seed: int) -> Scene:
-    """One to three stars, so that saying nothing never pays."""
-    return draw_scene(seed, kinds=(DETECT_OBJECT,), colors=TRAINED_COLORS)
-
-
-def star_boxes(scene: Scene) -> list[tuple[float, float, float, float]]:
-    return [shape.box for shape in scene.shapes]
-
-
-def as_objects(boxes: list[tuple[float, float, float, float]]) -> list[dict[str, float]]:
+def as_objects(boxes: list[Box]) -> list[dict[str, float]]:
     return [dict(zip(CORNERS, box, strict=True)) for box in boxes]
-
-
-QUERY_QUESTION = "what thing is it?"
-
-
-def query_answer(scene: Scene) -> str:
-    return scene.shapes[0].name
-
-
-def single_scene(seed: int) -> Scene:
-    return draw_scene(seed, num_shapes=(1, 1))
-
-
-WORD_QUESTION = "what color is the shape?"
-
-
-def teal_scene(seed: int) -> Scene:
-    """A single shape, teal."""
-    return draw_scene(seed, num_shapes=(1, 1), colors=("teal",))
 
 
 # --- measuring ---
@@ -105,7 +90,7 @@ def detect_rewards(finetune: Finetune, scenes: list[Scene]) -> tuple[list[float]
         answer = finetune.rollouts(
             "detect",
             image=scene.image,
-            object=DETECT_OBJECT,
+            object=STAR,
             settings={"temperature": 0.0, "max_objects": 6},
             ground_truth={"boxes": as_objects(truth)},
         )
@@ -170,7 +155,7 @@ def rl_steps(
 
 def train_detect(finetune: Finetune, seed: int) -> int:
     def requests() -> Iterator[tuple[Any, dict[str, Any]]]:
-        picture = seed << 20
+        picture = first_training_seed(seed)
         while True:
             scene = star_scene(picture)
             picture += 1
@@ -179,7 +164,7 @@ def train_detect(finetune: Finetune, seed: int) -> int:
                 {
                     "skill": "detect",
                     "image": scene.image,
-                    "object": DETECT_OBJECT,
+                    "object": STAR,
                     "num_rollouts": ROLLOUTS,
                     "settings": {"temperature": 1.0, "max_objects": 6},
                     "ground_truth": {"boxes": as_objects(star_boxes(scene))},
@@ -199,16 +184,16 @@ def train_detect(finetune: Finetune, seed: int) -> int:
 
 def train_query(finetune: Finetune, seed: int) -> int:
     def requests() -> Iterator[tuple[Any, dict[str, Any]]]:
-        picture = seed << 20
+        picture = first_training_seed(seed)
         while True:
             scene = single_scene(picture)
             picture += 1
             yield (
-                query_answer(scene),
+                thing_answer(scene),
                 {
                     "skill": "query",
                     "image": scene.image,
-                    "question": QUERY_QUESTION,
+                    "question": THING_QUESTION,
                     "num_rollouts": 4,
                     "settings": {"temperature": 1.0, "max_tokens": 12},
                 },
@@ -222,15 +207,15 @@ def train_query(finetune: Finetune, seed: int) -> int:
 
 
 def train_word(finetune: Finetune, seed: int) -> int:
-    picture, steps = seed << 20, 80
+    picture, steps = first_training_seed(seed), 80
     for _ in range(steps):
         scenes = [teal_scene(picture + i) for i in range(8)]
         picture += 8
         groups = [
             {
                 "mode": "sft",
-                "request": {"skill": "query", "question": WORD_QUESTION, "image": scene.image},
-                "target": {"answer": "teal"},
+                "request": {"skill": "query", "question": COLOR_QUESTION, "image": scene.image},
+                "target": {"answer": TEAL},
             }
             for scene in scenes
         ]
@@ -244,12 +229,12 @@ TASKS: dict[str, tuple[Callable[[int], Scene], Measure, Callable[[Finetune, int]
     "detect": (star_scene, detect_rewards, train_detect),
     "query": (
         single_scene,
-        lambda f, scenes: exact_matches(f, scenes, QUERY_QUESTION, query_answer),
+        lambda f, scenes: exact_matches(f, scenes, THING_QUESTION, thing_answer),
         train_query,
     ),
     "word": (
         teal_scene,
-        lambda f, scenes: exact_matches(f, scenes, WORD_QUESTION, lambda _: "teal"),
+        lambda f, scenes: exact_matches(f, scenes, COLOR_QUESTION, lambda _: TEAL),
         train_word,
     ),
 }
@@ -291,7 +276,15 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--held-out", type=int, default=100)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--study", action="store_true", help="in this process, without a server")
+    parser.add_argument("--picture", type=Path, help="of the study's curves")
+    parser.add_argument("--quick", action="store_true", help="of the study, one run of each task")
     arguments = parser.parse_args()
+    if arguments.study:
+        if arguments.out is None:
+            parser.error("--study wants --out, where its finished runs are kept")
+        study(arguments.out, arguments.picture, is_quick=arguments.quick)
+        return 0
     outcomes: list[Outcome] = []
     for task in arguments.tasks:
         for seed in arguments.seeds:
