@@ -86,18 +86,26 @@ class Floors:
         """At the bandwidth of a large copy."""
         return 1e3 * reads.total / self._bytes_per_second
 
-    def train(self, *, num_rows: int, length: int, num_actions: int) -> float:
-        """Seconds of a step as it is computed now: every row whole, reference, forward, backward.
+    def train(self, *, num_groups: int, prompt: int, num_rollouts: int, num_tokens: int) -> float:
+        """Seconds of a step: reference, forward and backward pass, every prompt once.
 
-        The base is frozen, so that backward costs as much as forward; the head reads actions alone.
+        The base is frozen, so that backward costs as much as forward, and twice that of attention;
+        the head reads actions alone.
+
+        Args:
+            prompt: Positions of picture and prompt.
+            num_rollouts: Of a group.
+            num_tokens: Of a rollout.
         """
         config = self._config
         active = config.moe.experts_per_token if config.moe else 0
         per_position = self._shared - self._head + active * self._each_expert
-        attention = 4 * config.n_layers * length**2 * config.dim
-        forward_flops = 2 * per_position * length + attention
-        head_flops = 2 * self._head * num_actions
-        return num_rows * (3 * forward_flops + attention + 3 * head_flops) / self._flops
+        num_positions = prompt + num_rollouts * (num_tokens - 1)
+        pairs = prompt**2 + num_rollouts * num_tokens * (prompt + num_tokens / 2)
+        attention = 4 * config.n_layers * config.dim * pairs
+        linear = 2 * per_position * num_positions
+        head = 2 * self._head * num_rollouts * num_tokens
+        return num_groups * (3 * linear + 4 * attention + 3 * head) / self._flops
 
 
 def levers(

@@ -140,13 +140,19 @@ class LargeModel:
         )
 
     def groups(
-        self, num: int, *, num_rollouts: int = NUM_ROLLOUTS, finetune: LocalFinetune | None = None
+        self,
+        num: int,
+        *,
+        num_rollouts: int = NUM_ROLLOUTS,
+        num_tokens: int = NUM_TOKENS,
+        finetune: LocalFinetune | None = None,
     ) -> tuple[list[Group], list[Pixels]]:
         """Groups of rollouts with rewards, each about a picture of its own."""
         finetune = finetune or self.finetune
         groups: list[Group] = []
         for index, picture in enumerate(self.pictures[:num]):
-            made = finetune.rollouts(QUERY, picture, of_tokens(), num=num_rollouts, seed=index)
+            settings = of_tokens(num_tokens)
+            made = finetune.rollouts(QUERY, picture, settings, num=num_rollouts, seed=index)
             groups.append(
                 RLGroup(
                     request=replace(QUERY, image=index),

@@ -20,7 +20,7 @@ from benchmarks.gpu.decode_speed import (
 from benchmarks.gpu.decoder_correctness import check_decoder
 from benchmarks.gpu.from_disk import check_from_disk
 from benchmarks.gpu.kernels import profile_ticks, profile_training
-from benchmarks.gpu.large_model import NUM_ROLLOUTS, LargeModel, built_model
+from benchmarks.gpu.large_model import LargeModel, built_model
 from benchmarks.gpu.machine import measure_hardware
 from benchmarks.gpu.measuring import GIGA, peak_memory, timed
 from benchmarks.gpu.memory_use import measure_memory
@@ -28,7 +28,7 @@ from benchmarks.gpu.report import Part, Report
 from benchmarks.gpu.request_speed import time_first_token, time_group, time_groups
 from benchmarks.gpu.rounding import compare_with_alone, compare_with_scores
 from benchmarks.gpu.sharing import measure_sharing
-from benchmarks.gpu.train_speed import time_training
+from benchmarks.gpu.train_speed import GROUP, time_training
 from benchmarks.gpu.word_task import learn_word
 
 Measure = Callable[[Report, LargeModel, Part], None]
@@ -104,7 +104,7 @@ def _decode(bench: Bench) -> None:
 
 def _training(bench: Bench) -> None:
     for num in (1, 4):
-        bench.measure(f"train step, {num} x {NUM_ROLLOUTS} rollouts", partial(time_training, num))
+        bench.measure(f"train step, {num} x {GROUP} rollouts", partial(time_training, num))
     bench.measure("kernels of a train step", profile_training)
 
 

@@ -99,7 +99,7 @@ def computed_at(place: Place, start: FileRef, directory: Path, mode: str) -> Com
     command, images = step_commands(start, directory)[mode]
     features = ImageFeatures(loaded.model).of(images)
     adapter = adapter_at(place, start)
-    return compute_without_files(loaded, adapter, features, command, images, max_tokens=2048)
+    return compute_without_files(loaded, adapter, features, command, images, max_positions=2048)
 
 
 # Most results are compared twice.

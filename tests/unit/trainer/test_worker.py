@@ -141,7 +141,7 @@ def test_a_refusal_keeps_its_words_code_and_place(caller):
         (ValueError("odd"), EngineFailed, "ValueError: odd"),
         (StorageFull("no space"), StorageFull, "no space"),
         (EngineFailed("damaged"), EngineFailed, "damaged"),
-        (torch.OutOfMemoryError("big"), RequestRefused, "fewer groups"),
+        (torch.OutOfMemoryError("big"), RequestRefused, "fewer rollouts"),
         (RequestRefused("bad", code="batch_too_large", loc=("groups", 1)), RequestRefused, "bad"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
