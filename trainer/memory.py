@@ -139,3 +139,11 @@ def activation_bytes(config: MoondreamConfig, dtype: torch.dtype, *, num_positio
     """An estimate of what a train step keeps of so many positions, all layers at once."""
     layers = range(config.text.n_layers)
     return num_positions * sum(layer_bytes_per_position(config, dtype, i) for i in layers)
+
+
+def recomputed_bytes(config: MoondreamConfig, dtype: torch.dtype, *, num_positions: int) -> int:
+    """The same where layers are computed again: what goes into each, and all of one layer."""
+    text = config.text
+    inputs = text.n_layers * text.dim * dtype.itemsize
+    largest = max(layer_bytes_per_position(config, dtype, i) for i in range(text.n_layers))
+    return num_positions * (inputs + largest)

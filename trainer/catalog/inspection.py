@@ -126,10 +126,19 @@ def _table(
     add(f"{sequences} sequences of {min(positions, config.text.max_context)} positions", caches)
     add("serving, together", [sum(parts) for parts in zip(weights, pictures, caches, strict=True)])
     add(f"adapter of rank {rank} and its optimizer", adapters)
+    recomputed = [
+        memory.recomputed_bytes(config, storage.dtype, num_positions=num_trained)
+        for storage in storages
+    ]
     add(f"activations of {num_trained:,} positions (estimate)", activations)
+    add("the same, layers computed again", recomputed)
     add(
         "training, together",
         [sum(parts) for parts in zip(weights, adapters, activations, strict=True)],
+    )
+    add(
+        "training, layers computed again",
+        [sum(parts) for parts in zip(weights, adapters, recomputed, strict=True)],
     )
     return columns(rows)
 

@@ -73,6 +73,16 @@ def test_the_estimate_of_activations_is_near_the_published_one(moondream3: Moond
     assert 3.2e6 <= position <= 1.25 * 3.2e6
 
 
+def test_computing_layers_again_keeps_one_layer_and_what_goes_into_each(
+    moondream3: MoondreamConfig,
+) -> None:
+    kept = memory.recomputed_bytes(moondream3, torch.bfloat16, num_positions=2048)
+    layer = memory.layer_bytes_per_position(moondream3, torch.bfloat16, 23)
+    assert kept == 2048 * (layer + 24 * 2048 * 2)
+    whole = memory.activation_bytes(moondream3, torch.bfloat16, num_positions=2048)
+    assert kept < whole / 10
+
+
 def test_serving_is_weights_a_picture_and_the_cache(moondream2: MoondreamConfig) -> None:
     count = memory.count_parameters(moondream2)
     least = memory.serving_bytes(moondream2, count, BF16)
