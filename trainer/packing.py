@@ -9,7 +9,7 @@ Letters: T positions of a pack, E ends (see `trainer.model.tree`), A actions of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,9 @@ from trainer.model.upload import uploaded
 from trainer.sequence import Action, Element
 
 Fed = tuple[Element, ...]
+
+_Piece = tuple[int, int]
+"""The number of a root, prompt or answer, and its positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,59 +89,54 @@ def split_into_packs(
     Yields:
         Indexes of rows.
     """
-    by_picture: dict[str | None, dict[Fed, list[int]]] = {}
-    for index, row in enumerate(rows):
-        by_picture.setdefault(row.image, {}).setdefault(tuple(row.prompt), []).append(index)
-    current = _Growing(num_image_tokens, coord_divisor)
+    pieces = _pieces(rows, num_image_tokens=num_image_tokens, coord_divisor=coord_divisor)
+    by_picture: dict[_Piece, dict[_Piece, list[int]]] = {}
+    for index, (picture, prompt, _) in enumerate(pieces):
+        by_picture.setdefault(picture, {}).setdefault(prompt, []).append(index)
 
-    def fits(indexes: Sequence[int], into: _Growing) -> bool:
-        return into.num_positions_with([rows[i] for i in indexes]) <= max_positions
+    def needed(indexes: Sequence[int]) -> set[_Piece]:
+        return {piece for index in indexes for piece in pieces[index]}
 
+    indexes: list[int] = []
+    taken: set[_Piece] = set()
+    room = max_positions
     for prompts in by_picture.values():
-        everything = [index for indexes in prompts.values() for index in indexes]
-        units = [everything]
-        if not fits(everything, _Growing(num_image_tokens, coord_divisor)):
+        units = [[index for unit in prompts.values() for index in unit]]
+        if _num_positions(needed(units[0])) > max_positions:
             units = list(prompts.values())
         for unit in units:
-            whole = fits(unit, _Growing(num_image_tokens, coord_divisor))
-            for part in [unit] if whole else [[index] for index in unit]:
-                if current.indexes and not fits(part, current):
-                    yield current.indexes
-                    current = _Growing(num_image_tokens, coord_divisor)
-                current.add(part, [rows[i] for i in part])
-    if current.indexes:
-        yield current.indexes
+            is_whole = _num_positions(needed(unit)) <= max_positions
+            for part in [unit] if is_whole else [[index] for index in unit]:
+                new = needed(part) - taken
+                if indexes and _num_positions(new) > room:
+                    yield indexes
+                    indexes, taken, room = [], set(), max_positions
+                    new = needed(part)
+                indexes += part
+                taken |= new
+                room -= _num_positions(new)
+    if indexes:
+        yield indexes
 
 
-class _Growing:
-    """A pack while it is put together: its rows, and how many positions they take."""
+def _pieces(
+    rows: Sequence[Row], *, num_image_tokens: int, coord_divisor: int
+) -> list[tuple[_Piece, _Piece, _Piece]]:
+    """Root, prompt and answer of each row; what rows share has one number."""
+    numbers: dict[object, int] = {}
+    pieces: list[tuple[_Piece, _Piece, _Piece]] = []
+    for row in rows:
+        fed = row.fed(coord_divisor=coord_divisor)
+        root = numbers.setdefault((row.image,), len(numbers))
+        prompt = numbers.setdefault((root, tuple(row.prompt)), len(numbers))
+        answer = numbers.setdefault((prompt, fed), len(numbers))
+        num_before = 1 if row.image is None else 1 + num_image_tokens
+        pieces.append(((root, num_before), (prompt, len(row.prompt)), (answer, len(fed))))
+    return pieces
 
-    def __init__(self, num_image_tokens: int, coord_divisor: int):
-        self._num_image_tokens = num_image_tokens
-        self._coord_divisor = coord_divisor
-        self._known: set[object] = set()
-        self._num_positions = 0
-        self.indexes: list[int] = []
 
-    def num_positions_with(self, rows: Sequence[Row]) -> int:
-        return self._num_positions + sum(self._new(rows).values())
-
-    def add(self, indexes: Sequence[int], rows: Sequence[Row]) -> None:
-        new = self._new(rows)
-        self._known |= new.keys()
-        self._num_positions += sum(new.values())
-        self.indexes += indexes
-
-    def _new(self, rows: Sequence[Row]) -> dict[object, int]:
-        """Roots, prompts and answers that are not in the pack yet, and their positions."""
-        new: dict[object, int] = {}
-        for row in rows:
-            root = 1 if row.image is None else 1 + self._num_image_tokens
-            prompt, fed = tuple(row.prompt), row.fed(coord_divisor=self._coord_divisor)
-            new[row.image] = root
-            new[row.image, prompt] = len(prompt)
-            new[row.image, prompt, fed] = len(fed)
-        return {key: size for key, size in new.items() if key not in self._known}
+def _num_positions(pieces: Iterable[_Piece]) -> int:
+    return sum(size for _, size in pieces)
 
 
 class _Forest:

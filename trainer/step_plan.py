@@ -62,7 +62,6 @@ class Plan:
     """A whole step: what is scored and with which weight."""
 
     examples: tuple[Example, ...]
-    num_groups: int
     num_groups_without_signal: int
     warnings: tuple[str, ...]
 
@@ -110,7 +109,6 @@ def plan_step(
     num_groups = len(command.groups)
     return Plan(
         examples=tuple(replace(e, weight=e.weight / num_groups) for e in examples),
-        num_groups=num_groups,
         num_groups_without_signal=sum(not bool(a.any()) for a in advantages_of),
         warnings=tuple(
             rollout.warning

@@ -100,8 +100,11 @@ def step_in_parts(
         name: tensor.detach().clone().requires_grad_() for name, tensor in adapter.tensors.items()
     }
     trained = Adapter(model.config.text, adapter.rank, leaves)
+    options = command.options
+    if model.config.text.moe is None:  # there are no routers to pull at
+        options = replace(options, router_beta=0.0)
     tally = Tally()
-    for examples in _packs(model, plan.examples, command.options, limits.max_positions):
+    for examples in _packs(model, plan.examples, options, limits.max_positions):
         packed = pack(model, [example.row for example in examples], features)
         tally.count_positions(packed, num_alone=_num_alone(model, examples))
         reference = None
@@ -109,7 +112,7 @@ def step_in_parts(
             with torch.no_grad():
                 reference = score(model, packed, None)
             yield
-        is_trained = any(_has_signal(example, command.options) for example in examples)
+        is_trained = any(_has_signal(example, options) for example in examples)
         with torch.set_grad_enabled(is_trained):
             scores = score(
                 model,
@@ -118,7 +121,7 @@ def step_in_parts(
                 recompute=_recomputes(model, packed, limits),
                 with_entropy=any(example.is_rl for example in examples),
             )
-            loss = _loss(examples, scores, reference, packed.row_A, command.options, tally)
+            loss = _loss(examples, scores, reference, packed.row_A, options, tally)
         if loss.requires_grad:
             loss.backward()
         del packed, reference, scores, loss

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class AnswerChunks:
         shapes = tuple((len(chunk), lengths[chunk[-1]]) for chunk in chunks)
         if len(set(lengths)) == 1:
             return cls(shapes=shapes, source_M=None, place_N=None, is_filled_M=None)
-        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        starts = list(accumulate(lengths, initial=0))
         source: list[int] = []
         is_filled: list[bool] = []
         place = [0] * sum(lengths)

@@ -100,10 +100,19 @@ def test_every_row_is_in_one_pack_that_fits(rows, max_positions):
         assert len(pack) == 1 or num_positions(pack) <= max_positions
     if num_positions(range(len(made))) <= max_positions:
         assert len(packs) == 1
-    for image in {row.image for row in made}:
-        of_image = [i for i, row in enumerate(made) if row.image == image]
-        if num_positions(of_image) <= max_positions:
-            assert sum(bool(set(pack) & set(of_image)) for pack in packs) == 1
+    for shared in (lambda row: row.image, lambda row: (row.image, row.prompt)):
+        for beginning in map(shared, made):
+            alike = [i for i, row in enumerate(made) if shared(row) == beginning]
+            if num_positions(alike) <= max_positions:
+                assert sum(bool(set(pack) & set(alike)) for pack in packs) == 1
+
+
+def test_a_pack_takes_what_fits_beside_what_it_shares():
+    prompts = [(Element(token=n),) * 5 for n in (1, 2, 3)]
+    rows = [Row(image="x", prompt=p, actions=(Action(token=0, mask=Mask()),)) for p in prompts]
+    # BOS and 16 of the picture once, and twice a prompt of 5; a third one does not fit
+    packs = split_into_packs(rows, num_image_tokens=16, coord_divisor=1023, max_positions=27)
+    assert list(packs) == [[0, 1], [2]]
 
 
 @given(BOXES, BOXES, st.randoms())

@@ -303,6 +303,13 @@ def test_groups_without_an_advantage_give_no_signal_and_change_nothing():
     assert computed.kl > 0.0
 
 
+def test_a_model_without_routers_has_none_to_pull_at():
+    equal = groups_of("rl equal", "moondream2")
+    computed = compute("moondream2", equal, router_beta=0.5)
+    assert computed.skip_reason is SkipReason.NO_SIGNAL
+    assert compute("moondream3", groups_of("rl equal", "moondream3"), router_beta=0.5).tensors
+
+
 def test_a_silent_group_takes_part_in_the_mean_over_groups():
     speaking = groups_of("rl query", "moondream3")
     alone = compute("moondream3", speaking)
