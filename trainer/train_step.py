@@ -23,7 +23,7 @@ from torch import Tensor
 from contract.engine import SkipReason, TrainStep
 from contract.groups import TrainOptions
 from trainer.adapters.lora import Adapter
-from trainer.memory import activation_bytes
+from trainer.memory import activation_bytes, kv_bytes_per_position
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
 from trainer.optim import AdamState, adamw_update, global_norm
@@ -200,11 +200,9 @@ def _packs(
 def _recomputes(model: Moondream, packed: Pack, limits: Limits) -> bool:
     if limits.kept_bytes is None:
         return False
-    kept = activation_bytes(
-        cast("MoondreamConfig", model.config),
-        packed.embeds_1TD.dtype,
-        num_positions=packed.tree.num_positions,
-    )
+    config, dtype = cast("MoondreamConfig", model.config), packed.embeds_1TD.dtype
+    kept = activation_bytes(config, dtype, num_positions=packed.tree.num_positions)
+    kept += packed.tree.num_copied * kv_bytes_per_position(config, dtype)
     return kept > limits.kept_bytes
 
 

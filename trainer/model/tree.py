@@ -60,6 +60,8 @@ class Tree:
 
     Attributes:
         num_positions: T.
+        num_copied: Positions of roots and prompts whose keys and values lie beside one another in
+            copies of their own: a root's once for each of its prompts.
         positions_1T: [1, T] the position of each in its own sequence.
         ends_E: [E] where the ends stand in the stream.
     """
@@ -82,6 +84,7 @@ class Tree:
                     positions += range(first, first + length)
                 self._sizes += [prompt.length, sum(prompt.answers)]
         self.num_positions = len(positions)
+        self.num_copied = sum(root.length + p.length for root in roots for p in root.prompts)
         self.positions_1T = uploaded([positions], device)
         self.ends_E = uploaded(ends, device)
 

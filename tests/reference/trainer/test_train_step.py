@@ -266,6 +266,30 @@ def test_neither_the_split_into_packs_nor_computing_layers_again_changes_anythin
         assert getattr(split, name) == pytest.approx(getattr(whole, name), rel=SPLIT_TOLERANCE)
 
 
+def bytes_kept(groups: list[Group], kept_bytes: int | None) -> int:
+    """Of everything that a step keeps for its gradient beside the weights."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        compute("moondream3", groups, limits=replace(AMPLE, kept_bytes=kept_bytes))
+    weights = {w.untyped_storage().data_ptr() for w in micro_model().parameters()}
+    return sum(size for at, size in kept.items() if at not in weights)
+
+
+def test_layers_are_computed_again_where_what_they_keep_is_beyond_the_limit():
+    groups = groups_of("rl image", "moondream3")
+    everything, least = bytes_kept(groups, None), bytes_kept(groups, 0)
+    assert least < 0.8 * everything
+    # the limit is held against an estimate, which is above what is kept
+    assert bytes_kept(groups, (everything - least) // 2) < 0.8 * everything
+    assert bytes_kept(groups, 10 * everything) > 0.95 * everything
+
+
 def test_the_order_of_groups_and_of_rollouts_changes_nothing():
     groups, options = groups_of("mixed", "moondream3"), CASES["mixed"]
     turned = [
@@ -343,6 +367,24 @@ def test_numbers_that_are_not_finite_change_nothing_and_are_not_reported(poison)
     assert computed.sft_loss is None
     for name, tensor in poisoned.tensors.items():
         assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num())
+
+
+def test_a_step_without_signal_tells_that_its_numbers_are_not_finite():
+    adapter = random_adapter(micro_model())
+    tensors = {name: torch.full_like(t, math.nan) for name, t in adapter.tensors.items()}
+    poisoned = Adapter(micro_model().config.text, adapter.rank, tensors)
+    computed = compute("moondream3", silent_groups(), adapter=poisoned)
+    assert computed.skip_reason is SkipReason.NON_FINITE
+    assert computed.kl is None
+
+
+def test_weights_beyond_any_number_are_not_kept():
+    # of finite gradients; the rate of expert factors alone is infinite
+    computed = compute("moondream3", [SFT_QUERY], lr=1e300, expert_lr_ratio=1e10)
+    assert computed.grad_norm is not None
+    assert computed.skip_reason is SkipReason.NON_FINITE
+    assert computed.tensors is None
+    assert computed.optimizer is None
 
 
 def test_rewards_beyond_any_scale_are_answered_as_not_finite():

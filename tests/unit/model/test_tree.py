@@ -141,6 +141,7 @@ def test_a_position_is_where_its_sequence_alone_would_have_it():
     assert tree.num_positions == 15
     assert tree.ends_E.tolist() == [4, 5, 6, 7, 8, 11, 12, 13, 14]
     assert list(tree.starts()) == [0, 9]
+    assert tree.num_copied == (3 + 2) + (3 + 1) + (1 + 2)
 
 
 @pytest.mark.parametrize("seed", range(6))
