@@ -209,6 +209,9 @@ def test_loss_gradients_and_metrics_equal_the_naive_twin(case, family):
         assert computed.tally.ratio_max == pytest.approx(max(expected.ratios), rel=TOLERANCE)
         mean = sum(expected.ratios) / len(expected.ratios)
         assert computed.tally.ratio.mean == pytest.approx(mean, rel=TOLERANCE)
+        gaps = [abs(math.log(ratio)) for ratio in expected.ratios]
+        assert computed.tally.gap.mean == pytest.approx(sum(gaps) / len(gaps), rel=TOLERANCE)
+        assert computed.tally.gap_max == pytest.approx(max(gaps), rel=TOLERANCE)
 
 
 def test_the_cases_meet_every_clip():
@@ -332,6 +335,12 @@ def test_a_model_without_routers_has_none_to_pull_at():
     computed = compute("moondream2", equal, router_beta=0.5)
     assert computed.skip_reason is SkipReason.NO_SIGNAL
     assert compute("moondream3", groups_of("rl equal", "moondream3"), router_beta=0.5).tensors
+
+
+def test_targets_without_a_weight_give_no_signal_and_their_loss_is_told():
+    computed = compute("moondream3", [SFT_QUERY], sft_weight=0.0)
+    assert computed.skip_reason is SkipReason.NO_SIGNAL
+    assert computed.sft_loss == compute("moondream3", [SFT_QUERY]).sft_loss
 
 
 def test_a_silent_group_takes_part_in_the_mean_over_groups():
