@@ -153,6 +153,12 @@ def test_k3_and_its_slope():
     assert policy.grad.tolist() == pytest.approx([1 - math.exp(d) for d in (-0.5, 0.0, 0.4)])
 
 
+def test_k3_of_any_gap_is_a_number():
+    # d is held within -20 and 20
+    found = k3_divergence(vector(-1e5, -1.0), vector(-1.0, -1e5))
+    assert found.tolist() == about(math.exp(20.0) - 21.0, math.exp(-20.0) + 19.0)
+
+
 def test_the_ratio_weighs_the_divergence_and_carries_its_share_of_the_gradient():
     log_ratio = vector(math.log(0.5), math.log(3.0)).requires_grad_()
     divergence = vector(0.2, 0.4).requires_grad_()
