@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 960, 620
 LEFT, RIGHT, TOP, BOTTOM = 110, 30, 70, 80  # margins around the axes
 SHARPNESS = 2  # drawn this much larger, then shrunk, so that lines are smooth
 INK, GRID = "#222222", "#dddddd"
-COLORS = ("#0b61a4", "#d1491b", "#2a7d3f")
+COLORS = ("#0b61a4", "#d1491b", "#2a7d3f", "#888888", "#888888")
 NICE = (1, 2, 5)
 
 Point = tuple[float, float]
@@ -21,22 +21,34 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Points in the order of x, all above 0."""
+    """Points in the order of x, all above 0; joined by a line, marked, or both."""
 
     label: str
     points: Sequence[Point]
     is_dashed: bool = False
+    has_line: bool = True
+    has_marks: bool = True
 
 
 def draw_plot(
-    curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, x_ticks: Sequence[float]
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[float],
+    is_rising: bool = False,
 ) -> Image.Image:
-    """The curves with axes, labels and a legend; y ticks are 1, 2 and 5 times powers of ten."""
+    """The curves with axes, labels and a legend; y ticks are 1, 2 and 5 times powers of ten.
+
+    Args:
+        is_rising: The curves leave the upper left free, or else the upper right.
+    """
     plot = _Plot(curves, x_ticks)
     plot.axes(title, x_label, y_label)
     for curve, color in zip(curves, COLORS, strict=False):
         plot.curve(curve, color)
-    plot.legend(curves)
+    plot.legend(curves, is_left=is_rising)
     return plot.image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
 
 
@@ -67,25 +79,31 @@ class _Plot:
 
     def curve(self, curve: Curve, color: str) -> None:
         places = [self._place(point) for point in curve.points]
-        for start, end in itertools.pairwise(places):
+        for start, end in itertools.pairwise(places) if curve.has_line else ():
             for part in _dashes(start, end) if curve.is_dashed else [(start, end)]:
                 self._line(part, color, 2.5)
-        for x, y in places:
-            box = [SHARPNESS * v for v in (x - 5, y - 5, x + 5, y + 5)]
-            self._pen.ellipse(
-                box, fill="white" if curve.is_dashed else color, outline=color, width=4
-            )
+        for place in places if curve.has_marks else ():
+            self._mark(place, curve, color)
 
-    def legend(self, curves: Sequence[Curve]) -> None:
-        """In the upper right, where falling curves are not."""
+    def legend(self, curves: Sequence[Curve], *, is_left: bool) -> None:
+        """In one of the upper corners."""
         widest = max(self._font(16).getlength(curve.label) / SHARPNESS for curve in curves)
-        left = WIDTH - RIGHT - 20 - widest - 60
+        left = LEFT + 20 if is_left else WIDTH - RIGHT - 20 - widest - 60
         for row, (curve, color) in enumerate(zip(curves, COLORS, strict=False)):
             y = TOP + 24 + 28 * row
             start, end = (left, y), (left + 48, y)
-            for part in _dashes(start, end) if curve.is_dashed else [(start, end)]:
-                self._line(part, color, 2.5)
+            if curve.has_line:
+                for part in _dashes(start, end) if curve.is_dashed else [(start, end)]:
+                    self._line(part, color, 2.5)
+            else:
+                self._mark((left + 24, y), curve, color)
             self._text((left + 60, y), curve.label, "lm")
+
+    def _mark(self, at: Point, curve: Curve, color: str) -> None:
+        x, y = at
+        box = [SHARPNESS * v for v in (x - 5, y - 5, x + 5, y + 5)]
+        fill = "white" if curve.is_dashed else color
+        self._pen.ellipse(box, fill=fill, outline=color, width=4)
 
     def _place(self, point: Point) -> Point:
         x = _share(point[0], self._x_ticks[0], self._x_ticks[-1])

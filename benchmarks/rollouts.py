@@ -21,10 +21,7 @@ import json
 import statistics
 import subprocess
 import sys
-import threading
-import time
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -32,6 +29,7 @@ import torch
 
 from benchmarks.expert_lora import ExpertLayer
 from benchmarks.rollout_sides import NUM_FINETUNES, Ours, Theirs
+from benchmarks.side_by_side import alternating, clocked, in_a_process, most_memory, tell
 
 
 def main() -> None:
@@ -39,7 +37,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     if arguments.memory_of:
-        print(json.dumps({"mib": _memory_of(Ours if arguments.memory_of == "ours" else Theirs)}))
+        subject = Ours() if arguments.memory_of == "ours" else Theirs()
+        print(json.dumps({"mib": most_memory(subject.answers)}))
         return
     num_runs = 3 if arguments.quick else arguments.runs
     ours, theirs = Ours(), Theirs()
@@ -54,9 +53,13 @@ def main() -> None:
 
 
 def _tell_generate(ours: Ours, theirs: Theirs, num_runs: int, facts: dict[str, Any]) -> None:
-    seconds = _alternating({"ours": ours.answers, "theirs": theirs.answers}, num_runs)
-    memory = {side: _memory_in_a_process(side) for side in ("ours", "theirs")}
-    _tell(
+    sides = {"ours": clocked(ours.answers), "theirs": clocked(theirs.answers)}
+    seconds = alternating(sides, num_runs)
+    memory = {
+        side: in_a_process("benchmarks.rollouts", "--memory-of", side)["mib"]
+        for side in ("ours", "theirs")
+    }
+    tell(
         "rollouts.vs_generate",
         seconds["theirs"],
         seconds["ours"],
@@ -78,13 +81,13 @@ def _tell_many_adapters(ours: Ours, theirs: Theirs, num_runs: int) -> None:
         (alone,) = ours.decode([adapter], [prefix]) if seed == 0 else (together[seed],)
         same = [[a.token for a in t.actions] for t in alone]
         assert same == [[a.token for a in t.actions] for t in together[seed]], "mates matter"
-    seconds = _alternating(
+    seconds = alternating(
         {
-            "ours": lambda: ours.decode(ours.adapters, prefixes),
-            "base": lambda: ours.decode(base, base_prefixes),
-            "whole": lambda: ours.decode(ours.adapters, ours.prefixes(ours.adapters)),
-            "theirs": theirs.one_finetune_after_the_other,
-            "theirs, one token": lambda: theirs.one_finetune_after_the_other(1),
+            "ours": clocked(lambda: ours.decode(ours.adapters, prefixes)),
+            "base": clocked(lambda: ours.decode(base, base_prefixes)),
+            "whole": clocked(lambda: ours.decode(ours.adapters, ours.prefixes(ours.adapters))),
+            "theirs": clocked(theirs.one_finetune_after_the_other),
+            "theirs, one token": clocked(lambda: theirs.one_finetune_after_the_other(1)),
         },
         num_runs,
     )
@@ -92,83 +95,24 @@ def _tell_many_adapters(ours: Ours, theirs: Theirs, num_runs: int) -> None:
         whole - first
         for whole, first in zip(seconds["theirs"], seconds["theirs, one token"], strict=True)
     ]
-    _tell(
+    tell(
         "rollouts.many_adapters_vs_one_by_one",
         decoding,
         seconds["ours"],
         whole_call_ratio=statistics.median(seconds["theirs"]) / statistics.median(seconds["whole"]),
     )
-    _tell("rollouts.base_only_vs_many_adapters", seconds["base"], seconds["ours"])
+    tell("rollouts.base_only_vs_many_adapters", seconds["base"], seconds["ours"])
 
 
 def _tell_expert_lora(num_runs: int) -> None:
     layer = ExpertLayer()
     checked = layer.check()
     repeated = {
-        "ours": lambda: [layer.ours() for _ in range(5)],
-        "theirs": lambda: [layer.theirs() for _ in range(5)],
+        "ours": clocked(lambda: [layer.ours() for _ in range(5)]),
+        "theirs": clocked(lambda: [layer.theirs() for _ in range(5)]),
     }
-    seconds = _alternating(repeated, num_runs)
-    _tell("rollouts.expert_lora_vs_peft", seconds["theirs"], seconds["ours"], difference=checked)
-
-
-def _alternating(works: dict[str, Callable[[], Any]], num_runs: int) -> dict[str, list[float]]:
-    """CPU seconds of each, one run of each after the other; one round before warms all."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for run in range(num_runs + 1):
-        for name, work in works.items():
-            started = time.process_time()
-            work()
-            if run > 0:
-                seconds[name].append(time.process_time() - started)
-    return seconds
-
-
-def _memory_in_a_process(side: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.rollouts", "--memory-of", side]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])["mib"]
-
-
-def _memory_of(side: type[Ours] | type[Theirs]) -> float:
-    """MiB of anonymous memory that one call takes at most, beyond what the model takes."""
-    subject = side()
-    before, highest, running = _resident_mib(), 0.0, True
-
-    def watch() -> None:
-        nonlocal highest
-        while running:
-            highest = max(highest, _resident_mib())
-            time.sleep(0.001)
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    subject.answers()
-    running = False
-    watching.join()
-    return highest - before
-
-
-def _resident_mib() -> float:
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) / 1024
-    raise OSError("this system does not say what is resident")
-
-
-def _tell(name: str, theirs: list[float], ours: list[float], **more: Any) -> None:
-    """One comparison; `spread` is the lowest and the highest ratio of a round."""
-    rounds = [their / our for their, our in zip(theirs, ours, strict=True)]
-    found = {
-        "name": name,
-        "ratio": statistics.median(theirs) / statistics.median(ours),
-        "runs": len(ours),
-        "spread": [min(rounds), max(rounds)],
-        "cpu_seconds": {"ours": statistics.median(ours), "theirs": statistics.median(theirs)},
-        **more,
-    }
-    print(json.dumps(found), flush=True)
+    seconds = alternating(repeated, num_runs)
+    tell("rollouts.expert_lora_vs_peft", seconds["theirs"], seconds["ours"], difference=checked)
 
 
 def _parse() -> argparse.Namespace:
