@@ -33,7 +33,7 @@ class Example:
         is_rl: A rollout with an advantage, or else a target.
         advantage: Of the rollout; 0 for targets.
         weight: What the loss of one action counts in the loss of the step.
-        has_logprobs: The actions carry the sampler's log-probabilities.
+        has_logprobs: The actions carry the sampler's log-probabilities, as do all of their group.
         policy_step: The step that sampled the rollout, if it is known.
     """
 
@@ -139,6 +139,8 @@ def _rl_examples(
     request = read.group.request
     prompt = tuple(SKILLS[Skill(request.skill)].prompt(request, language))
     image = _image_digest(request, images)
+    # http-api.md 10.3: where one of them was not sampled as it stands, none of the group counts so.
+    has_logprobs = all(rollout.has_logprobs for rollout in read.rollouts if rollout.actions)
     return [
         Example(
             row=Row(image=image, prompt=prompt, actions=rollout.actions),
@@ -147,7 +149,7 @@ def _rl_examples(
             is_rl=True,
             advantage=advantage,
             weight=weight,
-            has_logprobs=rollout.has_logprobs,
+            has_logprobs=has_logprobs,
             policy_step=rollout.policy_step,
         )
         for i, (rollout, advantage, weight) in enumerate(

@@ -440,12 +440,18 @@ def naive_step(
     for group in groups:
         if isinstance(group, RLGroup):
             num_group = sum(len(rollout_draws(rollout)) for rollout in group.rollouts)
+            all_mu = [rollout_logprobs(r, rollout_draws(r)) for r in group.rollouts]
+            is_known = all(
+                mu is not None
+                for mu, r in zip(all_mu, group.rollouts, strict=True)
+                if rollout_draws(r)
+            )
             of_group: list[Tensor] = []
             for rollout, advantage in zip(group.rollouts, next(advantages), strict=True):
                 draws = rollout_draws(rollout)
                 if not draws:
                     continue
-                mu = rollout_logprobs(rollout, draws)
+                mu = rollout_logprobs(rollout, draws) if is_known else None
                 terms, router = policy.terms(group.request, draws)
                 with torch.no_grad():
                     base, base_router = policy.base().terms(group.request, draws)

@@ -233,6 +233,24 @@ def test_without_logprobs_the_ratio_is_one_and_nothing_is_clipped():
     assert computed.tally.gap.count == 0
 
 
+def test_one_rollout_without_logprobs_makes_its_whole_group_fresh_and_no_other():
+    with_logprobs = groups_of("rl query", "moondream3")[0]
+    assert isinstance(with_logprobs, RLGroup)
+    edited = replace(with_logprobs.rollouts[2], logprobs=None)
+    mixed = replace(
+        with_logprobs,
+        rollouts=(*with_logprobs.rollouts[:2], edited, *with_logprobs.rollouts[3:]),
+    )
+    without = replace(
+        with_logprobs, rollouts=tuple(replace(r, logprobs=None) for r in with_logprobs.rollouts)
+    )
+    other = groups_of("rl point", "moondream3")
+    found = compute("moondream3", [mixed, *other], **ANY_GAP)
+    wanted = compute("moondream3", [without, *other], **ANY_GAP)
+    assert_equal_gradients(gradients_of(found), gradients_of(wanted), SPLIT_TOLERANCE)
+    assert found.tally.gap.count == wanted.tally.gap.count > 0
+
+
 def test_rollouts_of_the_trained_weights_have_no_gap():
     model = micro_model()
     rollouts = sample_rollouts(model, DETECT, adapter=random_adapter(model))
