@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 18, 44, 44
 
 ROW_HEIGHT = 24
 """Of one variant."""
+
+LOWEST = 0.7
+"""Dots below are told in words, so that they do not squeeze the others."""
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -95,7 +99,8 @@ class _Sheet:
             self._line([left, right], GRID, 1)
             self.text((left[0] - 8, left[1]), f"{value:g}", "rm")
         bottom = axes.box[3]
-        for step in panel.curves[0][1].steps:
+        longest = max((band for _, band in panel.curves), key=lambda band: band.steps[-1])
+        for step in longest.steps:
             self.text((axes.place((step, 0))[0], bottom + 6), str(step), "ma")
         self.text(((axes.box[0] + axes.box[2]) / 2, bottom + 24), "train steps", "ma", color=FAINT)
         for (_, band), color in zip(panel.curves, COLORS, strict=False):
@@ -104,8 +109,8 @@ class _Sheet:
 
     def dot_panel(self, panel: DotPanel, box: Box) -> None:
         values = [value for row in panel.rows for value in row.values]
-        low = int(min(values) * 20) / 20
-        high = -(-max(values) * 20 // 1) / 20
+        low = max(LOWEST, math.floor(min(values) * 20) / 20)
+        high = max(low + 0.1, math.ceil(max(values) * 20) / 20)
         axes = _Axes(
             box=_inside(box, LEFT + panel.label_width),
             x_range=(low, high),
@@ -125,6 +130,10 @@ class _Sheet:
                 continue
             self.text((axes.box[0] - 14, y), row.label, "rm")
             color = COLORS[1] if row.is_reference else COLORS[0]
+            if min(row.values) < low:
+                collapsed = f"left of this: {sum(row.values) / len(row.values):.2f}"
+                self.text((axes.box[0] + 8, y), collapsed, "lm", color=color)
+                continue
             places = [axes.place((value, 0))[0] for value in row.values]
             middle = sum(places) / len(places)
             self._line([(min(places), y), (max(places), y)], color, 1.5)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from benchmarks.learning_study.picture import CurvePanel, DotPanel, DotRow, draw_study
-from benchmarks.learning_study.plan import Phases, Plan
-from benchmarks.learning_study.runs import BY_TASK, COMPARED, NEW_SEEDS
+from benchmarks.learning_study.plan import START, Phases, Plan
+from benchmarks.learning_study.runs import BY_TASK, COMPARED, NEW_SEEDS, REFERENCE_RATE
 from benchmarks.learning_study.store import Run
-from benchmarks.learning_study.summary import band, by_variant, difference, last, score, spread_text
+from benchmarks.learning_study.summary import (
+    Difference,
+    band,
+    by_variant,
+    difference,
+    last,
+    score,
+    spread_text,
+)
 
 
 def draw(runs: Sequence[Run]) -> Image.Image:
@@ -35,7 +44,7 @@ def draw(runs: Sequence[Run]) -> Image.Image:
         ),
     ]
     dots = [
-        DotPanel(title=f"{task}: one change at a time", rows=rows, label_width=270)
+        DotPanel(title=f"{task}: one change at a time", rows=rows, label_width=230)
         for task in COMPARED
         if (rows := _dot_rows(runs, task))
     ]
@@ -69,69 +78,119 @@ def modes_of(phases: Phases) -> str:
 
 def _dot_rows(runs: Sequence[Run], task: str) -> list[DotRow]:
     rows: list[DotRow] = []
-    for heading, variants in sections(runs, task):
-        rows.append(DotRow(label=heading))
-        for index, some in enumerate(variants):
+    for section in sections(runs, task):
+        rows.append(DotRow(label=section.heading))
+        for index, some in enumerate(section.variants):
             values = [score(run) for run in some]
-            label = short(some[0].plan)
+            label = section.label(some[0].plan)
             rows.append(DotRow(label=label, values=values, is_reference=index == 0))
     return rows
 
 
-def sections(runs: Sequence[Run], task: str) -> Iterator[tuple[str, list[list[Run]]]]:
-    """The comparisons of a task: a heading, and the runs of each variant, the reference first."""
-    own = [run for run in runs if run.plan.task == task and run.plan.phases == BY_TASK[task].phases]
-    variants = by_variant([run for run in own if run.plan.seed not in NEW_SEEDS])
-    fresh = [some for some in variants if some[0].plan.num_steps_per_sampling == 1]
-    start = [some for some in fresh if some[0].plan.variant == "start"]
-    changed = [some for some in fresh if some[0].plan.variant != "start"]
-    for heading, some in (
-        ("fresh rollouts", start + [some for some in changed if not is_rate(some[0].plan)]),
-        ("rollouts up to three steps old", [some for some in variants if some not in fresh]),
-        (
-            "learning rates of dense and expert factors",
-            start + [some for some in changed if is_rate(some[0].plan)],
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A comparison: the runs of each variant, the reference first."""
+
+    heading: str
+    variants: list[list[Run]]
+    label: Callable[[Plan], str]
+
+
+def sections(runs: Sequence[Run], task: str) -> list[Section]:
+    """The comparisons of a task, as far as there is something to compare."""
+    own = [run for run in runs if run.plan.task == task and is_whole(run.plan)]
+    first = by_variant([run for run in own if run.plan.seed not in NEW_SEEDS])
+    new = by_variant([run for run in own if run.plan.seed in NEW_SEEDS])
+    fresh = [some for some in first if some[0].plan.num_steps_per_sampling == 1]
+    found = [
+        Section(
+            heading="fresh rollouts",
+            variants=[some for some in fresh if not is_rate(some[0].plan)],
+            label=option_label,
         ),
-    ):
-        if len(some) > 1:
-            yield heading, some
+        Section(
+            heading="rollouts up to three steps old",
+            variants=[some for some in first if some not in fresh],
+            label=loss_label,
+        ),
+        Section(
+            heading="learning rates of dense and expert factors",
+            variants=by_rate([some for some in fresh if rate_options(some[0].plan)]),
+            label=rate_label,
+        ),
+        Section(heading="the same on new seeds", variants=by_rate(new), label=rate_label),
+    ]
+    return [section for section in found if len(section.variants) > 1]
+
+
+def is_whole(plan: Plan) -> bool:
+    """Whether the task is learned as at the start, without phases of another mode."""
+    return plan.phases == BY_TASK[plan.task].phases
+
+
+def rate_options(plan: Plan) -> bool:
+    """Whether nothing but learning rates may differ from the start."""
+    return not plan.options.keys() - {"expert_lr_ratio"}
 
 
 def is_rate(plan: Plan) -> bool:
+    """Whether learning rates differ from the start."""
     return "expert_lr_ratio" in plan.options or plan.lr != BY_TASK[plan.task].lr
 
 
-def short(plan: Plan) -> str:
-    """The variant in few words, such as `loss gspo, clips 0.02`."""
-    if is_rate(plan):
-        return f"expert_lr_ratio {plan.options.get('expert_lr_ratio', 1.0):g}, lr {plan.lr:g}"
-    options = dict(plan.options)
+def by_rate(variants: Sequence[list[Run]]) -> list[list[Run]]:
+    """By ratio and learning rate, but first the one that others are held against."""
+
+    def key(some: list[Run]) -> tuple[bool, float, float]:
+        ratio, lr = expert_lr_ratio(some[0].plan), some[0].plan.lr
+        return (ratio, lr) != REFERENCE_RATE, ratio, lr
+
+    return sorted(variants, key=key)
+
+
+def expert_lr_ratio(plan: Plan) -> float:
+    return plan.options.get("expert_lr_ratio", START["expert_lr_ratio"])
+
+
+def rate_label(plan: Plan) -> str:
+    return f"expert_lr_ratio {expert_lr_ratio(plan):g}, lr {plan.lr:g}"
+
+
+def loss_label(plan: Plan) -> str:
+    """Such as `loss gspo, clips 0.02`."""
+    options = {"loss": START["loss"], **plan.options}
     clip = options.pop("clip_low", None)
     options.pop("clip_high", None)
-    parts = [f"{name} {value}" for name, value in options.items()]
-    if clip is not None:
-        parts.append(f"clips {clip:g}")
-    return ", ".join(parts) or ("loss group" if plan.num_steps_per_sampling > 1 else "start")
+    label = option_label(replace(plan, options=options))
+    return label if clip is None else f"{label}, clips {clip:g}"
+
+
+def option_label(plan: Plan) -> str:
+    return ", ".join(f"{name} {value}" for name, value in plan.options.items()) or "start"
 
 
 def tables(runs: Sequence[Run]) -> str:
     """In Markdown, task by task: score, last value, and the difference to the first row."""
     lines: list[str] = []
-    for task in COMPARED:
-        for heading, variants in sections(runs, task):
-            lines += [f"\n### {task}: {heading}\n"]
-            lines += ["| variant | mean of the run | at the end | against the first | clear |"]
-            lines += ["|---|---|---|---|---|"]
-            for index, some in enumerate(variants):
-                change = difference(some, variants[0]) if index else None
-                shown = (
-                    "| |"
-                    if change is None
-                    else f"{change.mean:+.3f} ({change.lowest:+.3f} to {change.highest:+.3f}) | "
-                    f"{'yes' if change.is_clear else 'no'} |"
-                )
+    for task in BY_TASK:
+        for section in sections(runs, task):
+            lines += [
+                f"\n### {task}: {section.heading}\n",
+                "| variant | seeds | mean of the run | at the end | against the first | clear |",
+                "|---|---|---|---|---|---|",
+            ]
+            reference = section.variants[0]
+            for some in section.variants:
+                change = None if some is reference else difference(some, reference)
                 lines.append(
-                    f"| {short(some[0].plan)} | {spread_text(some)} | {spread_text(some, last)} "
-                    f"| {shown}"
+                    f"| {section.label(some[0].plan)} | {len(some)} | {spread_text(some)} "
+                    f"| {spread_text(some, last)} | {difference_text(change)} |"
                 )
     return "\n".join(lines)
+
+
+def difference_text(change: Difference | None) -> str:
+    if change is None:
+        return " | "
+    shown = f"{change.mean:+.3f} ({change.lowest:+.3f} to {change.highest:+.3f})"
+    return f"{shown} | {'yes' if change.is_clear else 'no'}"

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.learning_study.finetune import Learned
 from benchmarks.learning_study.picture import COLORS, CurvePanel, DotPanel, DotRow, draw_study
-from benchmarks.learning_study.report import tables
+from benchmarks.learning_study.report import sections, tables
 from benchmarks.learning_study.runs import BY_TASK, COMPARED, all_runs, changed, quick_runs
 from benchmarks.learning_study.store import Run, Runs
 from benchmarks.learning_study.summary import Band, band, by_variant, difference, score
@@ -77,15 +77,29 @@ def test_a_single_seed_is_no_comparison():
 
 def test_tables_name_the_variant_and_its_difference():
     runs = [run(s, 0.0, 0.5, **c) for s in (1, 2) for c in ({}, {"advantage_scale": "none"})]
-    assert "advantage_scale none | 0.500 (0.500-0.500)" in tables(runs)
+    assert "advantage_scale none | 2 | 0.500 (0.500-0.500)" in tables(runs)
     assert COMPARED[1] not in tables(runs)
 
 
 def test_the_picture_has_the_curve_and_the_dots():
     flat = Band(steps=(0, 8), means=(0.5, 0.5), lows=(0.4, 0.4), highs=(0.6, 0.6))
     curves = CurvePanel(title="c", curves=[("a", flat)])
-    dots = DotPanel(title="d", rows=[DotRow(label="v", values=(0.5, 0.7))], label_width=40)
+    dots = DotPanel(
+        title="d",
+        rows=[DotRow(label="v", values=(0.8, 0.9)), DotRow(label="low", values=(0.5, 0.7))],
+        label_width=40,
+    )
     image = draw_study([curves], [dots], title="t", width=600)
     assert image.size[0] == 600
     colors = {color for _, color in image.getcolors(1 << 20) or []}
     assert tuple(bytes.fromhex(COLORS[0][1:])) in colors
+
+
+def test_rates_are_held_against_the_same_one_on_every_task():
+    ratios = [run(s, 0.0, 0.5, lr=5e-3, expert_lr_ratio=r) for s in (1, 2) for r in (2.0, 1.0)]
+    (rates,) = sections([*ratios, run(1, 0.0, 0.4)], "query")
+    assert [rates.label(some[0].plan) for some in rates.variants] == [
+        "expert_lr_ratio 1, lr 0.005",
+        "expert_lr_ratio 1, lr 0.002",
+        "expert_lr_ratio 2, lr 0.005",
+    ]
