@@ -60,7 +60,7 @@ def draw_study(
     panel_width, panel_height = width // 3, 290
     num_rows = -(-len(curves) // 3)
     most = max((len(panel.rows) for panel in dots), default=0)
-    dots_height = TOP + BOTTOM + ROW_HEIGHT * most if dots else 0
+    dots_height = TOP + BOTTOM + ROW_HEIGHT * most + 10 if dots else 0
     head = 50
     sheet = _Sheet(width, head + num_rows * panel_height + dots_height)
     sheet.text((width / 2, head / 2 + 4), title, "mm", size=20)
