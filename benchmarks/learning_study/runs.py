@@ -79,12 +79,17 @@ LOSSES: tuple[dict[str, Any], ...] = (
 def all_runs() -> list[Plan]:
     """In the order in which they are made; none twice."""
     runs = [*task_runs(), *option_runs(), *rate_runs(), *loss_runs(), *last_runs()]
-    return [plan for index, plan in enumerate(runs) if plan not in runs[:index]]
+    return once(runs)
 
 
 def quick_runs() -> list[Plan]:
     """Of every task one short run: shows that it works, and nothing more."""
-    return [replace(plan, num_held_out=16) for plan in task_runs() if plan.seed == SEEDS[0]]
+    runs = [replace(plan, num_held_out=16) for plan in task_runs() if plan.seed == SEEDS[0]]
+    return once(runs)
+
+
+def once(runs: list[Plan]) -> list[Plan]:
+    return [plan for index, plan in enumerate(runs) if plan not in runs[:index]]
 
 
 def task_runs() -> list[Plan]:
