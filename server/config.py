@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from server.api.schemas.options import OptionsBody
+from server.domain.train_options import OptionsBody
 
 ENV_PREFIX = "MOONTUNE_"
 DATABASE_FILE = "moontune.db"

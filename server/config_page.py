@@ -6,8 +6,8 @@ import sys
 
 from pydantic.fields import FieldInfo
 
-from server.api.schemas.options import OptionsBody
 from server.config import ENV_PREFIX, ServerConfig
+from server.domain.train_options import OptionsBody
 
 _HEAD = """\
 # Configuration

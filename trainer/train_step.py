@@ -6,8 +6,6 @@
 
 Nothing is changed here: the caller gets new weights and a new optimizer state, or none.
 Formulas: docs/algorithms.md.
-
-Letters: A actions of a pack, B examples of a pack.
 """
 
 from __future__ import annotations
@@ -28,15 +26,8 @@ from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
 from trainer.optim import AdamState, adamw_update, global_norm
 from trainer.packing import Pack, pack, split_into_packs
-from trainer.rl.loss import (
-    corrected_divergence,
-    is_kept,
-    k3_divergence,
-    log_ratios,
-    policy_loss,
-    row_means,
-)
-from trainer.scoring import Scores, router_divergence, score
+from trainer.scoring import score
+from trainer.step_loss import has_signal, pack_loss
 from trainer.step_plan import Example, Plan
 from trainer.tally import Tally, finite_or_none
 
@@ -112,7 +103,7 @@ def step_in_parts(
             with torch.no_grad():
                 reference = score(model, packed, None)
             yield
-        is_trained = any(_has_signal(example, options) for example in examples)
+        is_trained = any(has_signal(example, options) for example in examples)
         with torch.set_grad_enabled(is_trained):
             scores = score(
                 model,
@@ -121,7 +112,7 @@ def step_in_parts(
                 recompute=_recomputes(model, packed, limits),
                 with_entropy=any(example.is_rl for example in examples),
             )
-            loss = _loss(examples, scores, reference, packed.row_A, options, tally)
+            loss = pack_loss(examples, scores, reference, packed.row_A, options, tally)
         if loss.requires_grad:
             loss.backward()
         del packed, reference, scores, loss
@@ -182,9 +173,9 @@ def _packs(
 ) -> list[list[Example]]:
     """Groups that need a gradient in packs of their own; rows without any action in none."""
     packs: list[list[Example]] = []
-    speaking = {example.group for example in examples if _has_signal(example, options)}
-    for has_signal in (True, False):
-        kind = [e for e in examples if e.row.actions and (e.group in speaking) is has_signal]
+    speaking = {example.group for example in examples if has_signal(example, options)}
+    for is_trained in (True, False):
+        kind = [e for e in examples if e.row.actions and (e.group in speaking) is is_trained]
         packs += [
             [kind[i] for i in indexes]
             for indexes in split_into_packs(
@@ -210,84 +201,3 @@ def _num_alone(model: Moondream, examples: Sequence[Example]) -> int:
     """Positions that these examples would take as rows of their own."""
     num_image_tokens = model.config.vision.num_image_tokens
     return sum(example.row.num_positions(num_image_tokens) for example in examples)
-
-
-def _loss(
-    examples: Sequence[Example],
-    scores: Scores,
-    reference: Scores | None,
-    row_A: Tensor,
-    options: TrainOptions,
-    tally: Tally,
-) -> Tensor:
-    """The weighted loss of one pack; its numbers go into the tally."""
-    policy_A, num_rows = scores.action_A, len(examples)
-    is_rl_B = torch.tensor([e.is_rl for e in examples], device=row_A.device)
-    weight_B = policy_A.new_tensor([e.weight for e in examples])
-    advantage_B = policy_A.new_tensor([e.advantage for e in examples])
-    is_rl_A, advantage_A = is_rl_B[row_A], advantage_B[row_A]
-    known_A, sampled_A = _sampling_logprobs(examples, policy_A.detach())
-    log_ratio_A = log_ratios(policy_A, sampled_A)
-
-    if options.loss == "gspo":
-        log_ratio_B = row_means(log_ratio_A, row_A, num_rows)
-        rl_loss_B, is_clipped_B = policy_loss(log_ratio_B, advantage_B, options)
-        rl_loss_A, is_clipped_A = rl_loss_B[row_A], is_clipped_B[row_A]
-    else:
-        rl_loss_A, is_clipped_A = policy_loss(log_ratio_A, advantage_A, options)
-    if reference is not None:
-        divergence_A3 = torch.where(
-            scores.is_draw_A3, k3_divergence(scores.terms_A3, reference.terms_A3), 0.0
-        )
-        if options.beta > 0.0:
-            rl_loss_A = rl_loss_A + options.beta * corrected_divergence(
-                divergence_A3.sum(-1), log_ratio_A, options.kl_ratio_max
-            )
-        tally.count_divergence(divergence_A3.detach()[is_rl_A], scores.is_draw_A3[is_rl_A])
-        if scores.router_LAE is not None and reference.router_LAE is not None:
-            router_A = router_divergence(scores.router_LAE, reference.router_LAE)
-            if options.router_beta > 0.0:
-                rl_loss_A = rl_loss_A + options.router_beta * router_A
-            tally.router_kl.add(router_A)
-    is_kept_B = is_kept(log_ratio_A, row_A, num_rows, options) | ~is_rl_B
-    loss_A = torch.where(is_rl_A, rl_loss_A, -policy_A)
-    loss_A = torch.where(is_kept_B[row_A], loss_A, 0.0)
-    loss = (weight_B[row_A] * loss_A).sum()
-
-    tally.loss += float(loss.detach())
-    tally.count_ratios(
-        log_ratio_A.detach()[is_rl_A], is_clipped_A[is_rl_A], is_known_A=known_A[is_rl_A]
-    )
-    tally.count_entropy(scores.entropy_A[is_rl_A], scores.is_draw_A3[is_rl_A])
-    kept = is_kept_B.tolist()
-    tally.num_dropped += kept.count(False)
-    tally.has_signal |= any(
-        keep and _has_signal(example, options) for keep, example in zip(kept, examples, strict=True)
-    )
-    if not all(example.is_rl for example in examples):
-        nll_B = policy_A.new_zeros(num_rows).index_add(0, row_A, -policy_A.detach()).tolist()
-        for example, nll in zip(examples, nll_B, strict=True):
-            if not example.is_rl:
-                tally.count_target(example.group, nll / example.num_draws)
-    return loss
-
-
-def _sampling_logprobs(examples: Sequence[Example], policy_A: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the sampler's log-probabilities are known, and they, or else the current policy's."""
-    known: list[bool] = []
-    values: list[float] = []
-    for example in examples:
-        for action in example.row.actions:
-            known.append(example.has_logprobs)
-            values.append(action.logprob or 0.0)
-    known_A = torch.tensor(known, device=policy_A.device)
-    given_A = torch.tensor(values, dtype=policy_A.dtype, device=policy_A.device)
-    return known_A, torch.where(known_A, given_A, policy_A)
-
-
-def _has_signal(example: Example, options: TrainOptions) -> bool:
-    """Whether an example can move the weights."""
-    if example.weight == 0.0:
-        return False
-    pulls = options.beta > 0.0 or options.router_beta > 0.0
-    return not example.is_rl or example.advantage != 0.0 or pulls

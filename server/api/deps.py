@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from server.api.auth import account_of
 from server.api.json_body import BodyParser, Parsed
-from server.api.schemas.fields import Body
 from server.config import ServerConfig
+from server.domain.body import Body
 from server.domain.json_text import to_json
 from server.services.container import Services
 

@@ -19,8 +19,8 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from server.api.schemas.fields import Body
 from server.api.schemas.skills import UNION_TAG
+from server.domain.body import Body
 from server.domain.errors import (
     BodyTooLargeError,
     FieldFault,

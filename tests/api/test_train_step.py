@@ -22,7 +22,7 @@ from contract.skills import (
     Reasoning,
     ReturnedRollout,
 )
-from server.api.schemas.options import OptionsBody
+from server.domain.train_options import OptionsBody
 from tests.api.conftest import Serve
 from tests.factories import (
     ABSENT,

@@ -9,9 +9,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
     GetCoreSchemaHandler,
     StrictBool,
     StrictStr,
@@ -19,14 +16,9 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from server.domain import rules
+from server.domain.body import Number
 
 _MAX_INTEGER = 2**63 - 1
-
-
-class Body(BaseModel):
-    """Base of everything that is read from a body: unknown fields are kept apart, and reported."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
 
 def _whole(value: float) -> int:
@@ -82,7 +74,6 @@ def _strip(value: str) -> str:
 
 
 Integer = Annotated[int, _IntegerSchema()]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Reward = Annotated[float, _RewardSchema()]
 Flag = StrictBool
 Text = StrictStr

@@ -9,8 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from contract.engine import RANKS
 from contract.ids import CheckpointName
-from server.api.schemas.fields import Body, Integer
+from server.api.schemas.fields import Integer
 from server.domain import rules
+from server.domain.body import Body
 
 
 def _check_name(name: str) -> str:

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from contract.skills import Box, GroundTruth, Point, Skill, SpatialRef
-from server.api.schemas.fields import Body, Coordinate, Number
+from server.api.schemas.fields import Coordinate
 from server.domain import rules
+from server.domain.body import Body, Number
 from server.domain.errors import Loc, ValidationFailedError
 
 

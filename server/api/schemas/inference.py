@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, StrictStr
 
 from contract.skills import CaptionRequest, SegmentRequest, Skill
-from server.api.schemas.fields import Body, Flag, Text, Words
+from server.api.schemas.fields import Flag, Text, Words
 from server.api.schemas.skills import (
     DetectFields,
     PointFields,
@@ -17,6 +17,7 @@ from server.api.schemas.skills import (
     settings_for,
     spatial_refs,
 )
+from server.domain.body import Body
 from server.domain.errors import Loc, UnsupportedParameterError
 from server.domain.sampling import Purpose
 from server.services.images import ImageUrls

@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StrictStr
 from pydantic_core import PydanticCustomError
 
-from server.api.schemas.fields import Body, Integer, Number
+from server.api.schemas.fields import Integer
 from server.domain import rules
+from server.domain.body import Body, Number
 
 
 def _check_name(name: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field, StrictStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from contract.skills import Skill
-from server.api.schemas.fields import Body, Integer
+from server.api.schemas.fields import Integer
 from server.api.schemas.geometry import QUERY_HAS_NO_TRUTH, GroundTruthBody
 from server.api.schemas.skills import (
     QueryBody,
@@ -17,6 +17,7 @@ from server.api.schemas.skills import (
     tunable_request,
 )
 from server.domain import rules
+from server.domain.body import Body
 from server.domain.sampling import Purpose
 from server.services.images import ImageUrls
 from server.services.rollouts import RolloutsOrder

@@ -15,9 +15,10 @@ from contract.skills import (
     Skill,
     TunableRequest,
 )
-from server.api.schemas.fields import Body, Flag, Integer, Number, Text, Words
+from server.api.schemas.fields import Flag, Integer, Text, Words
 from server.api.schemas.geometry import SpatialRefBody, spatial_refs
 from server.domain import rules
+from server.domain.body import Body, Number
 from server.domain.errors import Loc, ValidationFailedError
 from server.domain.sampling import Purpose, SentSettings, resolve_settings
 from server.services.images import ImageUrls

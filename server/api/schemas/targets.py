@@ -19,8 +19,9 @@ from contract.skills import (
     Target,
     TunableRequest,
 )
-from server.api.schemas.fields import Body, Coordinate, Integer
+from server.api.schemas.fields import Coordinate, Integer
 from server.api.schemas.geometry import BoxBody, PointBody
+from server.domain.body import Body
 from server.domain.errors import Loc, ValidationFailedError
 
 

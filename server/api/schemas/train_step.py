@@ -8,8 +8,7 @@ from pydantic import Discriminator, Field, StrictStr, Tag
 
 from contract.groups import Group, RLGroup, SFTGroup, TrainOptions
 from contract.skills import FinishReason, ReturnedRollout, Skill, TunableRequest
-from server.api.schemas.fields import Body, Flag, Integer, Number, Reward
-from server.api.schemas.options import OptionsBody
+from server.api.schemas.fields import Flag, Integer, Reward
 from server.api.schemas.skills import (
     DetectBody,
     PointBody,
@@ -21,7 +20,9 @@ from server.api.schemas.skills import (
 )
 from server.api.schemas.targets import TargetBody
 from server.domain import rules
+from server.domain.body import Body, Number
 from server.domain.errors import Loc, ValidationFailedError
+from server.domain.train_options import OptionsBody
 from server.services.images import ImageUrls
 from server.services.training import TrainOrder
 

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from contract.groups import TrainOptions
-from server.api.schemas.options import OptionsBody
 from server.config import ServerConfig, load_config, refuse_unknown_names
+from server.domain.train_options import OptionsBody
 
 
 @pytest.fixture(autouse=True)

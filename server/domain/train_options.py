@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contract.groups import TrainOptions
-from server.api.schemas.fields import Body, Number
+from server.domain.body import Body, Number
 
 DEFAULTS = TrainOptions()
 
