@@ -49,8 +49,8 @@ MUTATIONS = tuple(Mutation(name, file, *edits) for name, file, *edits in (
     ("prefix mask: causal", "text.py",
      "may_see | (inside[None, :] & inside[:, None])", "may_see"),
     ("block: MLP behind attention, not beside it", "text.py",
-     "normed_BTD = self.ln(x_BTD)\n        attended_BTD = self.attn(normed_BTD,",
-     "attended_BTD = self.attn(self.ln(x_BTD),",
+     "normed_BTD = self.ln(x_BTD)\n        attended_BTD = self.attn(\n            normed_BTD,",
+     "attended_BTD = self.attn(\n            self.ln(x_BTD),",
      "router_logits_BTE = None\n", "normed_BTD = self.ln(x_BTD + attended_BTD)\n"
      "        router_logits_BTE = None\n"),
     ("heads: post_ln before the region heads", "text.py",
