@@ -174,6 +174,15 @@ def wake_lora(model: torch.nn.Module) -> None:
             parameter.data.normal_(0.0, 0.02, generator=generator)
 
 
+def gradient_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """What a backward pass left, by the name of the parameter."""
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
 def stock_messages(task: Task, sizes: Sizes) -> list[dict[str, Any]]:
     """A conversation that takes the positions of the task's prefix."""
     num_words = task.prefix - AROUND_TEXT

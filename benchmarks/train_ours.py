@@ -20,11 +20,11 @@ from torch import Tensor
 
 from benchmarks.gpu.local_finetune import LocalFinetune, returned, without_files
 from benchmarks.gpu.random_adapter import random_adapter
-from benchmarks.random_checkpoint.checkpoint import TOKENIZER
+from benchmarks.random_checkpoint.loaded import as_loaded
 from benchmarks.rollout_sides import RANK
 from benchmarks.served_checkpoint import IMPOSSIBLE, PUBLISHED
 from benchmarks.train_task import Task, noise_pixels
-from contract.engine import AdapterRef, ModelInfo, TrainStep
+from contract.engine import AdapterRef, TrainStep
 from contract.groups import RLGroup, TrainOptions
 from contract.skills import FinishReason, Pixels, QueryRequest, ReturnedRollout, Settings
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine
@@ -32,10 +32,8 @@ from trainer.loading import LoadedModel
 from trainer.model.crops import make_crops
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
-from trainer.model.tokenizer import Tokenizer
 from trainer.optim import AdamState
 from trainer.packing import pack
-from trainer.skills.base import Language
 from trainer.step_plan import plan_step
 from trainer.train_step import Limits, step_in_parts
 
@@ -56,24 +54,7 @@ def our_model(text: Mapping[str, int] | None = None) -> LoadedModel:
     model = Moondream.from_scratch(config, seed=0).eval().requires_grad_(False)
     ids = config.tokenizer
     model.text.lm_head.bias[[ids.eos_id, ids.coord_id, ids.size_id]] = IMPOSSIBLE
-    language = Language(
-        tokenizer=Tokenizer.from_file(TOKENIZER),
-        ids=ids,
-        vocab_size=config.text.vocab_size,
-        coord_divisor=config.region.coord_divisor,
-    )
-    info = ModelInfo(
-        name="random",
-        family=config.family.value,
-        digest="",
-        device="cpu",
-        dtype="float32",
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        max_context=config.text.max_context,
-        skills=(),
-        tunable_skills=(),
-    )
-    return LoadedModel(model=model, language=language, info=info)
+    return as_loaded(model, config)
 
 
 class Ours:

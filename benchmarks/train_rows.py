@@ -24,6 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from benchmarks.stock_model import (
     Sizes,
+    gradient_of,
     stock_inputs,
     stock_lora,
     stock_model,
@@ -62,11 +63,7 @@ class Rows:
         return float(loss)
 
     def gradient(self) -> dict[str, Tensor]:
-        return {
-            name: parameter.grad
-            for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None
-        }
+        return gradient_of(self.model)
 
     def _loss(self, embeds_1PD: Tensor, positions_31P: Tensor) -> Tensor:
         """The clipped loss, a mean over all tokens."""

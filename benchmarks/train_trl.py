@@ -21,6 +21,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from benchmarks.stock_model import (
     Sizes,
+    gradient_of,
     stock_inputs,
     stock_lora,
     stock_messages,
@@ -66,11 +67,7 @@ class Trl:
         return float(loss)
 
     def gradient(self) -> dict[str, Tensor]:
-        return {
-            name: parameter.grad
-            for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None
-        }
+        return gradient_of(self.model)
 
     def train(self) -> None:
         """One step with all that belongs to it."""

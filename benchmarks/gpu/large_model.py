@@ -22,8 +22,8 @@ from benchmarks.gpu.local_finetune import (
 )
 from benchmarks.gpu.random_adapter import random_adapter
 from benchmarks.gpu.report import Part
-from benchmarks.random_checkpoint.checkpoint import TOKENIZER, RandomCheckpoint
-from contract.engine import ModelInfo
+from benchmarks.random_checkpoint.checkpoint import RandomCheckpoint
+from benchmarks.random_checkpoint.loaded import as_loaded
 from contract.groups import Group, RLGroup, TrainOptions
 from contract.skills import DetectRequest, Pixels, QueryRequest, Settings, Skill, TunableRequest
 from trainer.adapters.lora import Adapter
@@ -35,10 +35,8 @@ from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
 from trainer.model.config import Family
 from trainer.model.published_config import MoondreamConfig
-from trainer.model.tokenizer import Tokenizer
 from trainer.prefill import Prefix, prefill
 from trainer.skills import SKILLS
-from trainer.skills.base import Language
 from trainer.train_step import Computed
 
 RANK = 32
@@ -182,24 +180,7 @@ def built_model(scale: str, device: str) -> LoadedModel:
     checkpoint = RandomCheckpoint(family=Family.MOONDREAM3, scale=scale, device=device)
     model, config = checkpoint.build(), checkpoint.config
     model.text.lm_head.bias[config.tokenizer.eos_id] = NEVER
-    language = Language(
-        tokenizer=Tokenizer.from_file(TOKENIZER),
-        ids=config.tokenizer,
-        vocab_size=config.text.vocab_size,
-        coord_divisor=config.region.coord_divisor,
-    )
-    info = ModelInfo(
-        name="random",
-        family=config.family.value,
-        digest="",
-        device=device,
-        dtype="bfloat16",
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        max_context=config.text.max_context,
-        skills=(),
-        tunable_skills=(),
-    )
-    return LoadedModel(model=model, language=language, info=info)
+    return as_loaded(model, config)
 
 
 def noise_picture(width: int, height: int, seed: int) -> Pixels:
