@@ -83,6 +83,13 @@ class ServerConfig(BaseSettings):
         None, description="SQLAlchemy URL; absent: SQLite file `moontune.db` in `data_dir`."
     )
 
+    min_free_bytes: int = Field(
+        256 * _MIB,
+        ge=0,
+        description="Free space of the disk of `data_dir` that train steps and exports leave; a"
+        " call that would need it is refused with 507.",
+    )
+
     models_dir: Path = Field(
         Path("~/.cache/moontune/models"),
         description="Folder of the models that `moontune model pull` brings.",
@@ -124,6 +131,12 @@ class ServerConfig(BaseSettings):
     rollouts_answer_seconds: float = Field(
         55.0, gt=0, description="After a dead worker, rollouts are redone only within this time."
     )
+    rollout_linger_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Rollouts whose caller has gone go on this long; the same body sent again"
+        " takes them over.",
+    )
     train_queue_seconds: float = Field(
         600.0, gt=0, description="A train step waits this long to start, then 503."
     )
@@ -150,7 +163,22 @@ class ServerConfig(BaseSettings):
     shutdown_grace_seconds: float = Field(
         60.0, ge=0, description="Running work may take this long to end at shutdown."
     )
+    worker_silence_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="A worker that has work and says nothing for this long is killed and replaced.",
+    )
+    worker_start_seconds: float = Field(
+        900.0,
+        gt=0,
+        description="A worker that starts and says nothing for this long is killed and replaced.",
+    )
     num_image_processes: int = Field(1, ge=1, le=64, description="Processes that decode images.")
+    fault: str = Field(
+        "",
+        description="For tests: faults to happen, such as `train.written=exit@3`;"
+        " `python -m contract.faults` lists the points.",
+    )
     log_level: str = Field("info", description="`debug`, `info`, `warning` or `error`.")
 
     @property

@@ -7,6 +7,8 @@ moved. Rows of finetunes and checkpoints are never removed: a deleted one keeps 
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -136,10 +139,61 @@ class TrainStep(Base):
         return _file_ref(self.optimizer_path, self.optimizer_digest, self.optimizer_num_bytes)
 
 
+class RequestState(StrEnum):
+    """Where a train request stands; it moves forward only."""
+
+    RUNNING = "running"
+    DONE = "done"
+    DELIVERED = "delivered"
+
+
+class TrainRequest(Base):
+    """The ledger: one admitted train request, from before its work to the delivery of its answer.
+
+    `seq` counts the admitted requests of a finetune; `step` is the step that one became, null
+    while it is running. `epoch` is that of the worker that has it, so that nobody of an older one
+    can finish it. `fingerprint` is SHA-256 (hex) over the raw body. The answer stands in the row
+    of the step.
+    """
+
+    __tablename__ = "train_requests"
+    __table_args__ = (
+        CheckConstraint("state IN ('running', 'done', 'delivered')", name="state"),
+        CheckConstraint("(state = 'running') = (step IS NULL)", name="step"),
+        UniqueConstraint("finetune_id", "step"),
+    )
+
+    finetune_id: Mapped[str] = mapped_column(ForeignKey("finetunes.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    num_replays: Mapped[int]
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    done_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+    delivered_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class IdempotencyKey(Base):
+    """The stored answer of a call that came with an explicit key; http-api.md 4.4."""
+
+    __tablename__ = "idempotency_keys"
+
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    response: Mapped[str] = mapped_column(Text)
+    finetune_id: Mapped[str | None] = mapped_column(String(ULID_LENGTH))
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+
 class Checkpoint(Base):
     """A saved step: pins the weights that its train step wrote.
 
-    `exchange_*` is the file for other readers, null until somebody asks for it.
+    `exchange_*` is the file for other readers, null until somebody asks for it. `manifest` is JSON
+    that says of what these weights are, with digests; null for checkpoints of older releases.
     """
 
     __tablename__ = "checkpoints"
@@ -164,6 +218,7 @@ class Checkpoint(Base):
     exchange_digest: Mapped[str | None] = mapped_column(String(64))
     exchange_num_bytes: Mapped[int | None] = mapped_column(BigInteger)
     exchange_manifest: Mapped[str | None] = mapped_column(Text)
+    manifest: Mapped[str | None] = mapped_column(Text)
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     updated_at_ms: Mapped[int] = mapped_column(BigInteger)
     deleted_at_ms: Mapped[int | None] = mapped_column(BigInteger)

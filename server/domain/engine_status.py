@@ -18,12 +18,14 @@ class EngineStatus:
         detail: A sentence for people: what is being loaded, why the worker is away.
         model: What is loaded, or was loaded last; None before the first load.
         num_starts: Workers that were started so far.
+        epoch: The number of the present worker, larger than that of any before; 0 without one.
     """
 
     state: Literal["starting", "ready", "unavailable"]
     detail: str = ""
     model: ModelInfo | None = None
     num_starts: int = 0
+    epoch: int = 0
 
 
 class WorkerDiedError(WorkerUnavailable):
