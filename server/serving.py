@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
@@ -32,7 +32,9 @@ from server.http.protocol import DeliveryProtocol
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
+from server.restarts import RestartSchedule
 from server.services.container import Services
+from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
@@ -46,20 +48,29 @@ class CannotServeError(Exception):
     """The service cannot start; the message is a sentence for people."""
 
 
-def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
+def serve(
+    config: ServerConfig,
+    *,
+    launch: WorkerLaunch | None = None,
+    restarts: RestartSchedule | None = None,
+) -> int:
     """Serve until told to stop; return the exit status: 0 after an orderly stop, 1 with a reason.
 
     stdout gets one line, when the model answers; progress and the reason go to stderr.
 
     Args:
         launch: How to start the worker; absent: the trainer with the configured model.
+        restarts: When to start it again; absent: as in production.
     """
     configure_logs(config.log_level)
     faults.arm(config.fault)
     try:
         with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
             _upgrade(config)
-            asyncio.run(_run(config, listener, launch or _trainer_launch(config)))
+            service = functools.partial(
+                _Service, config, listener, launch or _trainer_launch(config), restarts
+            )
+            asyncio.run(_run(service))
     except KeyboardInterrupt:  # before there was a loop to hear it
         return EXIT_AT_ONCE
     except (CannotServeError, DataDirectoryError, WorkerRefusedError) as error:
@@ -68,8 +79,8 @@ def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
     return 0
 
 
-async def _run(config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
-    await _Service(config, listener, launch).run()
+async def _run(service: Callable[[], _Service]) -> None:
+    await service().run()
 
 
 class _Server(uvicorn.Server):
@@ -83,14 +94,24 @@ class _Server(uvicorn.Server):
 class _Service:
     """What runs while we serve."""
 
-    def __init__(self, config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        listener: socket.socket,
+        launch: WorkerLaunch,
+        restarts: RestartSchedule | None,
+    ) -> None:
         self._config = config
         self._listener = listener
         self._url = base_url(config.host, listener.getsockname()[1])
         self._engine = EngineClient(
             launch,
+            restarts=restarts,
             next_epoch=functools.partial(_next_epoch, config),
             on_status=self._show_progress,
+            limits=SilenceLimits(
+                starting=config.worker_start_seconds, ready=config.worker_silence_seconds
+            ),
         )
         self._decoder = ImageDecoder(
             num_processes=config.num_image_processes,

@@ -88,6 +88,7 @@ def build_services(
             seeds=seeds,
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
+            linger_seconds=config.rollout_linger_seconds,
         ),
         training=Training(
             database=database,
