@@ -30,6 +30,7 @@ from server.engine_client import EngineClient, WorkerRefusedError
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
+from server.restarts import RestartSchedule
 from server.services.container import Services
 from server.worker_process import WorkerLaunch, trainer_command
 
@@ -44,19 +45,25 @@ class CannotServeError(Exception):
     """The service cannot start; the message is a sentence for people."""
 
 
-def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
+def serve(
+    config: ServerConfig,
+    *,
+    launch: WorkerLaunch | None = None,
+    restarts: RestartSchedule | None = None,
+) -> int:
     """Serve until told to stop; return the exit status: 0 after an orderly stop, 1 with a reason.
 
     stdout gets one line, when the model answers; progress and the reason go to stderr.
 
     Args:
         launch: How to start the worker; absent: the trainer with the configured model.
+        restarts: When to start it again; absent: as `RestartSchedule` says by itself.
     """
     configure_logs(config.log_level)
     try:
         with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
             _upgrade(config)
-            asyncio.run(_run(config, listener, launch or _trainer_launch(config)))
+            asyncio.run(_run(config, listener, launch or _trainer_launch(config), restarts))
     except KeyboardInterrupt:  # before there was a loop to hear it
         return EXIT_AT_ONCE
     except (CannotServeError, DataDirectoryError, WorkerRefusedError) as error:
@@ -65,8 +72,13 @@ def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
     return 0
 
 
-async def _run(config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
-    await _Service(config, listener, launch).run()
+async def _run(
+    config: ServerConfig,
+    listener: socket.socket,
+    launch: WorkerLaunch,
+    restarts: RestartSchedule | None,
+) -> None:
+    await _Service(config, listener, launch, restarts).run()
 
 
 class _Server(uvicorn.Server):
@@ -80,12 +92,19 @@ class _Server(uvicorn.Server):
 class _Service:
     """What runs while we serve."""
 
-    def __init__(self, config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        listener: socket.socket,
+        launch: WorkerLaunch,
+        restarts: RestartSchedule | None,
+    ) -> None:
         self._config = config
         self._listener = listener
         self._url = base_url(config.host, listener.getsockname()[1])
         self._engine = EngineClient(
             launch,
+            restarts=restarts,
             next_epoch=functools.partial(_next_epoch, config),
             on_status=self._show_progress,
         )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from contract import faults
 from server.channel import Channel
 from server.children import module_command, module_environment
 from server.config import ServerConfig
@@ -57,12 +58,19 @@ def model_options(config: ServerConfig) -> list[str]:
 
 
 def trainer_command(config: ServerConfig) -> Callable[[int, int], Sequence[str]]:
-    """The command of the real worker, `python -m trainer`."""
+    """The command of the real worker, `python -m trainer`.
+
+    The first gets the faults of the configuration; later ones those that are meant for all.
+    """
+    spec = config.fault
 
     def command(fd: int, epoch: int) -> Sequence[str]:
+        nonlocal spec
         ours = ("--fd", str(fd), "--epoch", str(epoch))
         share = ("--train-share", str(config.train_share))
-        return module_command("trainer", *ours, *model_options(config), *share)
+        fault = ("--fault", spec) if spec else ()
+        spec = faults.for_later_lives(spec)
+        return module_command("trainer", *ours, *model_options(config), *share, *fault)
 
     return command
 

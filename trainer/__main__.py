@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from contract import faults
 from contract.messages import EXIT_REFUSED
 from trainer.catalog.store import find_model
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine, warm_up
@@ -29,6 +30,7 @@ def main() -> int:
     arguments = _parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     _die_with_parent()
+    faults.arm(arguments.fault)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     connection = Connection(socket.socket(fileno=arguments.fd))
@@ -87,6 +89,7 @@ def _parse() -> argparse.Namespace:
         default=DEFAULT_TRAIN_SHARE,
         help="part of the device's time for training while answers are waiting, too",
     )
+    parser.add_argument("--fault", default="", help="for tests: see python -m contract.faults")
     return parser.parse_args()
 
 
