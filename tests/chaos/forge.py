@@ -110,9 +110,9 @@ class Forge:
         self.model = folder / "micro"
         self.server = ZygoteProcess("server", folder)
         self.trainer = ZygoteProcess("trainer", folder)
-        self.num_parameters = _write_model(self.model)
-        self.server.until_ready()
         self.trainer.until_ready()
+        self.num_parameters = _write_model(self.trainer, self.model)
+        self.server.until_ready()
         self._num_folders = 0
 
     def new_folder(self, name: str) -> Path:
@@ -141,17 +141,14 @@ class Forge:
         self.close()
 
 
-def _write_model(directory: Path) -> int:
-    """In a process of its own: the harness does without torch."""
-    written = subprocess.run(
-        [sys.executable, "-P", "-m", "tests.chaos.micro_checkpoint", str(directory)],
-        stdout=subprocess.PIPE,
-        cwd=CODE_ROOT,
-        env={**module_environment(), "OMP_NUM_THREADS": "1"},
-        check=True,
-        text=True,
-    )
-    return int(written.stdout)
+def _write_model(trainer: ZygoteProcess, directory: Path) -> int:
+    reading, writing = os.pipe()
+    written = trainer.fork(["micro_checkpoint", str(directory)], {}, [writing, 2])
+    os.close(writing)
+    with open(reading) as said:
+        num_parameters = said.read()
+    assert written.wait() == 0, "the micro model could not be written"
+    return int(num_parameters)
 
 
 def process_is_alive(pid: int) -> bool:

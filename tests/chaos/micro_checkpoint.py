@@ -30,5 +30,7 @@ def write_micro_checkpoint(directory: Path) -> int:
     return num_parameters
 
 
-if __name__ == "__main__":
-    sys.stdout.write(f"{write_micro_checkpoint(Path(sys.argv[1]))}\n")
+def main() -> int:
+    """Write it into the folder that the argument names, and print how many parameters it has."""
+    print(write_micro_checkpoint(Path(sys.argv[1])), flush=True)  # noqa: T201
+    return 0

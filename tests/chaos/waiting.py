@@ -13,7 +13,7 @@ PATIENCE_SECONDS = 60.0
 """Far above what anything takes on a busy machine."""
 
 
-def until(see: Callable[[], T], what: str, *, seconds: float = PATIENCE_SECONDS) -> T:
+def until(see: Callable[[], T | None], what: str, *, seconds: float = PATIENCE_SECONDS) -> T:
     """Return the first true thing that `see` returns.
 
     Raises:

@@ -20,13 +20,20 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KINDS = {"trainer": "tests.chaos.worker", "server": "tests.chaos.serve"}
+KINDS = {
+    "trainer": {
+        "trainer": "tests.chaos.worker",
+        "micro_checkpoint": "tests.chaos.micro_checkpoint",
+    },
+    "server": {"serve": "tests.chaos.serve"},
+}
+"""By kind and the first argument: the module whose `main` a fork runs."""
 MAX_MESSAGE_BYTES = 1 << 16
 MAX_FDS = 4
 KEEP_ORPHANS = "keep-orphans"
@@ -47,9 +54,9 @@ class _Life:
 class Zygote:
     """Forks on demand; one thread, as long as nothing but `select` runs."""
 
-    def __init__(self, path: Path, main: Callable[[], int]):
+    def __init__(self, path: Path, mains: Mapping[str, Callable[[], int]]):
         self._path = path
-        self._main = main
+        self._mains = mains
         self._selector = selectors.DefaultSelector()
         self._lives: list[_Life] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -154,7 +161,7 @@ class Zygote:
             argv = [word.replace("{fd}", str(rest[0])) if rest else word for word in wish["argv"]]
             os.environ.update(wish["environment"])
             sys.argv = argv
-            status = self._main()
+            status = self._mains[argv[0]]()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         except BaseException:
@@ -174,10 +181,10 @@ def _record(path: Path, pid: int, argv: list[str]) -> None:
 def main() -> None:
     """Import what the kind needs, say so, and fork."""
     kind, path = sys.argv[1], Path(sys.argv[2])
-    module = importlib.import_module(KINDS[kind])
+    mains = {name: importlib.import_module(module).main for name, module in KINDS[kind].items()}
     gc.collect()
     gc.freeze()  # a collection in the fork then touches no page of ours
-    zygote = Zygote(path, module.main)
+    zygote = Zygote(path, mains)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     zygote.run()
