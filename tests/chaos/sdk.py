@@ -55,8 +55,9 @@ def set_patience(patience: Patience) -> None:
     sdk._TRAIN_REQUEST_TIMEOUT = patience.train
     sdk._RETRY_BASE_DELAY = patience.base_delay
     sdk._RETRY_MAX_DELAY = patience.max_delay
-    *others, _ = sdk.Finetune._request_json.__defaults__ or ()
-    sdk.Finetune._request_json.__defaults__ = (*others, patience.request)
+    defaults = sdk.Finetune._request_json.__defaults__
+    assert defaults is not None
+    sdk.Finetune._request_json.__defaults__ = (*defaults[:-1], patience.request)
 
 
 class Client:
