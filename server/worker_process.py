@@ -8,6 +8,7 @@ the worker in order. When the service dies, the worker reads the end of its sock
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -58,18 +59,14 @@ def model_options(config: ServerConfig) -> list[str]:
 
 
 def trainer_command(config: ServerConfig) -> Callable[[int, int], Sequence[str]]:
-    """The command of the real worker, `python -m trainer`.
-
-    The first gets the faults of the configuration; later ones those that are meant for all.
-    """
-    spec = config.fault
+    """The command of the real worker, `python -m trainer`."""
+    lives = itertools.count()
 
     def command(fd: int, epoch: int) -> Sequence[str]:
-        nonlocal spec
         ours = ("--fd", str(fd), "--epoch", str(epoch))
         share = ("--train-share", str(config.train_share))
+        spec = config.fault if next(lives) == 0 else faults.for_later_lives(config.fault)
         fault = ("--fault", spec) if spec else ()
-        spec = faults.for_later_lives(spec)
         return module_command("trainer", *ours, *model_options(config), *share, *fault)
 
     return command

@@ -31,6 +31,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     _die_with_parent()
     faults.arm(arguments.fault)
+    faults.point("worker.start")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     connection = Connection(socket.socket(fileno=arguments.fd))
@@ -41,6 +42,7 @@ def main() -> int:
             connection.send({"kind": "loading", "text": text})
 
         tell(f"loading {name}")
+        faults.point("worker.load")
         files = find_model(arguments.model, arguments.models_dir)
         loaded = load(
             files.directory,
@@ -56,6 +58,7 @@ def main() -> int:
             train_share=arguments.train_share,
         )
         warm_up(engine)
+        faults.point("worker.ready")
         run_worker(connection, engine, epoch=arguments.epoch)
     except LoadError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the supervisor shows this line
@@ -89,7 +92,7 @@ def _parse() -> argparse.Namespace:
         default=DEFAULT_TRAIN_SHARE,
         help="part of the device's time for training while answers are waiting, too",
     )
-    parser.add_argument("--fault", default="", help="for tests: see python -m contract.faults")
+    parser.add_argument("--fault", default="", help="for tests: see contract/faults.py")
     return parser.parse_args()
 
 

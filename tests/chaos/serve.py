@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from contract import faults
 from server.config import load_config
 from server.restarts import RestartSchedule
 from server.serving import serve
@@ -25,7 +24,6 @@ def main() -> int:
     zygote, record, first_pause, max_pause, max_starts = sys.argv[1:]
     config = load_config()
     visits.write_if_asked()
-    faults.arm(config.fault)
     trainer = trainer_command(config)
 
     def command(fd: int, epoch: int) -> list[str]:
