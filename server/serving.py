@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import uvicorn
@@ -67,10 +67,7 @@ def serve(
     try:
         with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
             _upgrade(config)
-            service = functools.partial(
-                _Service, config, listener, launch or _trainer_launch(config), restarts
-            )
-            asyncio.run(_run(service))
+            asyncio.run(_run(config, listener, launch or _trainer_launch(config), restarts))
     except KeyboardInterrupt:  # before there was a loop to hear it
         return EXIT_AT_ONCE
     except (CannotServeError, DataDirectoryError, WorkerRefusedError) as error:
@@ -79,8 +76,13 @@ def serve(
     return 0
 
 
-async def _run(service: Callable[[], _Service]) -> None:
-    await service().run()
+async def _run(
+    config: ServerConfig,
+    listener: socket.socket,
+    launch: WorkerLaunch,
+    restarts: RestartSchedule | None,
+) -> None:
+    await _Service(config, listener, launch, restarts).run()
 
 
 class _Server(uvicorn.Server):

@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
+from contract import faults
 from contract.engine import AdapterRef, ExportCheckpoint, ExportedFile
 from contract.work import WorkClass
 from server.db import checkpoints, finetunes, meta
@@ -203,6 +204,7 @@ def _find_granted(session: Session, grant: FileGrant) -> Checkpoint:
 
 def _keep(session: Session, account_id: str, checkpoint_id: str, exported: ExportedFile) -> None:
     """Note the file, unless the checkpoint is gone; what was noted before is missing by now."""
+    faults.point("export.commit")
     checkpoint = session.get(Checkpoint, checkpoint_id)
     assert checkpoint is not None, "rows of checkpoints are never removed"
     living_finetune(session, account_id, checkpoint.finetune_id)
