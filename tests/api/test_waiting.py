@@ -18,6 +18,8 @@ from tests.factories import make_image_url, make_request, make_sft_group
 from tests.fakes import FakeEngine
 from tests.service import Service, refusal, until
 
+ONE_DATABASE_IS_ENOUGH = True  # This is about queues.
+
 pytestmark = pytest.mark.anyio
 
 TINY_SECONDS = 0.03
