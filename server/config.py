@@ -81,7 +81,7 @@ class ServerConfig(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Folder of the database and the weights.")
     database_url: str | None = Field(
         None,
-        description="Of PostgreSQL: `postgresql://user@host/name`; absent: SQLite file `moontune.db` in"
+        description="`postgresql://user@host/name`; absent: SQLite file `moontune.db` in"
         " `data_dir`.",
     )
 
