@@ -134,14 +134,14 @@ def migrated_template() -> str:
 
 
 @functools.cache
-def _shared() -> str:
+def shared_name() -> str:
     """The name of the one database that tests have one after the other; a copy costs more."""
     return server().create(template=migrated_template())
 
 
 def fresh() -> str:
     """The URL of the shared database, as it was when it was made; one test at a time."""
-    name = _shared()
+    name = shared_name()
     with server().connect(name) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
