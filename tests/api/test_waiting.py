@@ -19,6 +19,8 @@ from tests.fakes import FakeEngine
 from tests.leaving import send_and_leave
 from tests.service import Service, refusal, until
 
+ONE_DATABASE_IS_ENOUGH = True  # This is about queues.
+
 pytestmark = pytest.mark.anyio
 
 TINY_SECONDS = 0.03
