@@ -1,7 +1,7 @@
 """The files of adapter states: their names, who is using them, and their removal.
 
-The only module that removes files. The trainer writes them, or they are copied here; rows say which
-of them count.
+The only module that decides which files go. The trainer writes them, or they are copied here; rows
+say which of them count.
 
     {data_dir}/finetunes/{finetune_id}/{step:08d}-{token}.weights.safetensors
                                                          .optimizer.safetensors
@@ -12,24 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import errno
-import hashlib
 import os
 import re
 import secrets
 from collections import Counter
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+import structlog
+
+from contract import durable
+from contract.durable import DamagedFileError
 from contract.engine import FileRef
+from contract.errors import StorageFull
 from server.domain.errors import InternalError, StorageFullError
+
+_log = structlog.get_logger("server.files")
 
 _ULID_FOLDER = re.compile(r"[0-9A-Z]{26}")
 _TOKEN_BYTES = 6
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +115,8 @@ class StateFiles:
         """Remove files, then folders left empty; return how many files went."""
         num_removed = 0
         for path in paths:
-            with suppress(FileNotFoundError):
-                path.unlink()
-                num_removed += 1
-            with suppress(OSError):  # not empty: other states live there
-                path.parent.rmdir()
+            num_removed += durable.remove(path)
+            durable.remove_empty(path.parent)
         return num_removed
 
     def stored(self, ref: FileRef) -> FileRef:
@@ -148,47 +149,15 @@ def copy_file(source: FileRef, target: Path) -> FileRef:
 
     Raises:
         StorageFullError: There is no space; nothing is left.
-        InternalError: The source is damaged or gone.
+        InternalError: The source is damaged.
     """
-    temporary = target.with_name(f".{target.name}.tmp")
-    digest = hashlib.sha256()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with Path(source.path).open("rb") as reading, temporary.open("wb") as writing:
-            while block := reading.read(_BLOCK_BYTES):
-                digest.update(block)
-                writing.write(block)
-            writing.flush()
-            os.fsync(writing.fileno())
-        if digest.hexdigest() != source.digest:
-            raise InternalError("The weights to copy are damaged: their SHA-256 differs.")
-        temporary.rename(target)
-        for folder in (target.parent, target.parent.parent):
-            _sync(folder)
-    except OSError as error:
-        _forget(temporary)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError("The disk of the server is full; nothing was made.") from error
-        raise
-    except InternalError:
-        _forget(temporary)
-        raise
-    return dataclasses.replace(source, path=str(target))
-
-
-def _forget(path: Path) -> None:
-    """Remove a file, and its folder if that is empty."""
-    path.unlink(missing_ok=True)
-    with suppress(OSError):
-        path.parent.rmdir()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return durable.copy_file(source, target)
+    except StorageFull as full:
+        _log.error("storage_full", detail=str(full))
+        raise StorageFullError.of(full) from full
+    except DamagedFileError as damaged:
+        raise InternalError("The weights to copy are damaged: their SHA-256 differs.") from damaged
 
 
 def _stem(path: str) -> str:
