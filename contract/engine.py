@@ -68,6 +68,8 @@ class ModelInfo:
         max_context: Positions.
         skills: The skills that can be answered.
         tunable_skills: Those that can be trained.
+        adapter_bytes_per_rank: Of an adapter's weights in float32, per unit of rank; an optimizer
+            state takes twice as much. 0: not known.
     """
 
     name: str
@@ -79,6 +81,7 @@ class ModelInfo:
     max_context: int
     skills: tuple[str, ...]
     tunable_skills: tuple[str, ...]
+    adapter_bytes_per_rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

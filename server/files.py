@@ -24,7 +24,7 @@ from typing import overload
 
 import structlog
 
-from contract import durable
+from contract import disk, durable
 from contract.durable import DamagedFileError
 from contract.engine import FileRef
 from contract.errors import StorageFull
@@ -51,11 +51,28 @@ class StateFiles:
     `lock`, so that no file goes away between the reading of a row and the use of what it names.
     """
 
-    def __init__(self, data_dir: Path):
+    def __init__(self, data_dir: Path, *, min_free_bytes: int = 0):
         self._data_dir = data_dir.resolve()
+        self._min_free_bytes = min_free_bytes
         self._root = self._data_dir / "finetunes"
         self._held: Counter[str] = Counter()
         self.lock = asyncio.Lock()
+
+    async def require_space(self, num_bytes: int) -> None:
+        """Refuse work that would write so much that too little of the disk stays free.
+
+        Raises:
+            StorageFullError: Naming bytes; the log has the path.
+        """
+        try:
+            await asyncio.to_thread(
+                disk.require_space,
+                self._data_dir,
+                num_bytes=num_bytes,
+                min_free_bytes=self._min_free_bytes,
+            )
+        except StorageFull as full:
+            raise _refusal(full) from full
 
     def new_output(self, finetune_id: str, step: int) -> OutputPaths:
         """Choose the paths of one attempt at a step, whose folder the trainer makes."""
@@ -154,10 +171,14 @@ def copy_file(source: FileRef, target: Path) -> FileRef:
     try:
         return durable.copy_file(source, target)
     except StorageFull as full:
-        _log.error("storage_full", detail=str(full))
-        raise StorageFullError.of(full) from full
+        raise _refusal(full) from full
     except DamagedFileError as damaged:
         raise InternalError("The weights to copy are damaged: their SHA-256 differs.") from damaged
+
+
+def _refusal(full: StorageFull) -> StorageFullError:
+    _log.error("storage_full", detail=str(full))
+    return StorageFullError.of(full)
 
 
 def _stem(path: str) -> str:

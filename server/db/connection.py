@@ -10,21 +10,30 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
+import structlog
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
+from contract.disk import storage_full
+from contract.errors import StorageFull
 from server.domain.errors import OverloadedError, StorageFullError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_log = structlog.get_logger("server.database")
+
 BUSY_TIMEOUT_MS = 8000
+COMMIT_BYTES = 64 << 10
+"""What a small commit may add to the log: some pages, and the shared index of the log."""
+_POSTGRES_DISK_FULL = "53100"
 NUM_READERS = 4
 
 
@@ -99,9 +108,25 @@ def _unit_of_work(engine: Engine) -> Generator[Session]:
         with Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
     except OperationalError as error:
-        if "disk is full" in str(error.orig):
-            raise StorageFullError("The disk of the database is full. Free some space.") from error
+        if (full := _full_disk(engine, error.orig)) is not None:
+            _log.error("storage_full", detail=f"{full}: {error.orig}")
+            raise StorageFullError.of(full) from error
         raise OverloadedError("The database is busy or cannot be reached. Try again.") from error
+
+
+def _full_disk(engine: Engine, error: BaseException | None) -> StorageFull | None:
+    """What is known of a full disk, if that is what the error means.
+
+    SQLite says "disk I/O error" where the shared memory of its log cannot grow.
+    """
+    name = str(getattr(error, "sqlite_errorname", ""))
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        is_full = getattr(error, "sqlstate", None) == _POSTGRES_DISK_FULL
+        return StorageFull("the disk of the database server is full") if is_full else None
+    full = storage_full(Path(engine.url.database), num_bytes=COMMIT_BYTES)
+    assert full.free_bytes is not None, "it was looked up"
+    is_io_error = name.startswith("SQLITE_IOERR") and full.free_bytes < COMMIT_BYTES
+    return full if name == "SQLITE_FULL" or is_io_error else None
 
 
 def _sqlite_engine(url: str, *, begin: str, size: int, query_only: bool = False) -> Engine:

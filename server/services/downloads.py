@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
-from contract.engine import AdapterRef, ExportCheckpoint, ExportedFile
+from contract.engine import ExportCheckpoint, ExportedFile
 from contract.work import WorkClass
 from server.db import checkpoints, finetunes, meta
 from server.db.connection import Database
@@ -26,7 +26,7 @@ from server.domain.errors import (
 )
 from server.domain.signing import FileGrant, sign, verify
 from server.files import StateFiles, has_size
-from server.services.adapters import Adapters, living_finetune
+from server.services.adapters import Adapters, AdapterState, living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
@@ -156,7 +156,7 @@ class Downloads:
                 async with self._adapters.saved(account_id, finetune_id, step, model) as state:
                     with ExitStack() as outputs:  # held until the row names them, or nothing does
                         exported = await self._handover.call(
-                            lambda: self._attempt(state.adapter, outputs),
+                            lambda: self._attempt(state, outputs),
                             fingerprint=hashlib.sha256(f"export {checkpoint.id}".encode()).digest(),
                             begin_before=begin_before,
                         )
@@ -165,8 +165,10 @@ class Downloads:
         finally:
             self._cleanup.sweep_soon(finetune_id)
 
-    async def _attempt(self, adapter: AdapterRef, outputs: ExitStack) -> ExportedFile:
+    async def _attempt(self, state: AdapterState, outputs: ExitStack) -> ExportedFile:
         """One worker's attempt, under a name of its own."""
+        adapter = state.adapter
+        await self._files.require_space(state.export_bytes)
         async with self._files.lock:
             path = self._files.new_exchange(adapter.finetune_id, adapter.step)
             outputs.enter_context(self._files.hold([path]))

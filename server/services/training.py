@@ -150,6 +150,7 @@ class Training:
         images: Sequence[Pixels],
         outputs: ExitStack,
     ) -> StepTrained:
+        await self._files.require_space(state.step_bytes)
         async with self._files.lock:
             output = self._files.new_output(state.adapter.finetune_id, state.adapter.step + 1)
             outputs.enter_context(self._files.hold([output.weights]))
