@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import os
 import re
 import secrets
@@ -153,10 +154,13 @@ class StateFiles:
         return {self._data_dir / path for path in stored_paths}
 
 
-def has_size(file: FileRef) -> bool:
-    """Whether a file is there, in the size that its row says."""
+def is_intact(file: FileRef) -> bool:
+    """Whether a file is there, and what its row says; reads it whole."""
     try:
-        return os.stat(file.path).st_size == file.num_bytes
+        if os.stat(file.path).st_size != file.num_bytes:
+            return False
+        with open(file.path, "rb") as reading:
+            return hashlib.file_digest(reading, "sha256").hexdigest() == file.digest
     except OSError:
         return False
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
+from contract import faults
 from contract.errors import WorkerUnavailable
 from server.app import create_app
 from server.config import ServerConfig
@@ -27,9 +28,11 @@ from server.db.connection import Database
 from server.db.meta import next_epoch
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
+from server.http.protocol import DeliveryProtocol
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
+from server.restarts import RestartSchedule
 from server.services.container import Services
 from server.worker_process import WorkerLaunch, trainer_command
 
@@ -44,19 +47,26 @@ class CannotServeError(Exception):
     """The service cannot start; the message is a sentence for people."""
 
 
-def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
+def serve(
+    config: ServerConfig,
+    *,
+    launch: WorkerLaunch | None = None,
+    restarts: RestartSchedule | None = None,
+) -> int:
     """Serve until told to stop; return the exit status: 0 after an orderly stop, 1 with a reason.
 
     stdout gets one line, when the model answers; progress and the reason go to stderr.
 
     Args:
         launch: How to start the worker; absent: the trainer with the configured model.
+        restarts: When to start it again; absent: as `RestartSchedule` says by itself.
     """
     configure_logs(config.log_level)
+    faults.arm(config.fault)
     try:
         with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
             _upgrade(config)
-            asyncio.run(_run(config, listener, launch or _trainer_launch(config)))
+            asyncio.run(_run(config, listener, launch or _trainer_launch(config), restarts))
     except KeyboardInterrupt:  # before there was a loop to hear it
         return EXIT_AT_ONCE
     except (CannotServeError, DataDirectoryError, WorkerRefusedError) as error:
@@ -65,8 +75,13 @@ def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
     return 0
 
 
-async def _run(config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
-    await _Service(config, listener, launch).run()
+async def _run(
+    config: ServerConfig,
+    listener: socket.socket,
+    launch: WorkerLaunch,
+    restarts: RestartSchedule | None,
+) -> None:
+    await _Service(config, listener, launch, restarts).run()
 
 
 class _Server(uvicorn.Server):
@@ -80,12 +95,19 @@ class _Server(uvicorn.Server):
 class _Service:
     """What runs while we serve."""
 
-    def __init__(self, config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        listener: socket.socket,
+        launch: WorkerLaunch,
+        restarts: RestartSchedule | None,
+    ) -> None:
         self._config = config
         self._listener = listener
         self._url = base_url(config.host, listener.getsockname()[1])
         self._engine = EngineClient(
             launch,
+            restarts=restarts,
             next_epoch=functools.partial(_next_epoch, config),
             on_status=self._show_progress,
         )
@@ -100,7 +122,7 @@ class _Service:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=DeliveryProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from contract import faults
 from contract.engine import (
     Answer,
     AnswerDelta,
@@ -298,9 +299,11 @@ class TrainerEngine:
         self, command: TrainStep, images: Sequence[Pixels], limits: Limits
     ) -> Generator[Part, None, StepTrained]:
         """A train step; yields where others may have the device."""
+        faults.point("train.begin")
         started = time.perf_counter()
         memory = PeakMemory(self._model.text.wte.device)
         plan = plan_step(command, images, self._config, self._language)
+        faults.point("train.plan")
         yield None
         features: dict[str, Tensor] = {}
         for image in images:
@@ -322,6 +325,7 @@ class TrainerEngine:
             command,
             limits=limits,
         )
+        faults.point("train.state")
         weights_file = optimizer_file = None
         if computed.tensors is not None and computed.optimizer is not None:
             facts = {"finetune_id": command.adapter.finetune_id, "rank": str(adapter.rank)}
@@ -332,6 +336,7 @@ class TrainerEngine:
             writing = self._writer.submit(write_all, state, facts)
             yield writing
             weights_file, optimizer_file = writing.result()
+            faults.point("train.written")
             self._bank.keep(
                 command.adapter.finetune_id,
                 weights_file,

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from contract import faults
 from contract.codec import to_plain
 from contract.engine import AnswerDelta
 from contract.errors import EngineError, EngineFailed, RequestRefused
@@ -32,6 +33,18 @@ from trainer.engine import TrainerEngine
 
 STATS_SECONDS = 1.0
 """How often the counters are told while there is work."""
+
+TAKEN_POINTS = {
+    "make_rollouts": "rollouts.begin",
+    "answer": "answer.begin",
+    "export_checkpoint": "export.begin",
+}
+ANSWER_POINTS = {
+    "train_step": "train.answer",
+    "make_rollouts": "rollouts.answer",
+    "export_checkpoint": "export.written",
+}
+"""Fault points by verb."""
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +157,8 @@ class _Worker:
         if read.error is not None:
             self._send(read.call_id, _error(read.error))
             return
+        if read.verb in TAKEN_POINTS:
+            faults.point(TAKEN_POINTS[read.verb])
         outcome = self._engine.begin(
             read.verb, read.command, read.images, lambda delta: self._tell(read.call_id, delta)
         )
@@ -158,6 +173,8 @@ class _Worker:
         for call_id, call in [(i, c) for i, c in self._calls.items() if c.outcome.done()]:
             del self._calls[call_id]
             answer = self._answer(call)
+            if call.verb in ANSWER_POINTS:
+                faults.point(ANSWER_POINTS[call.verb])
             try:
                 self._send(call_id, answer)
             except ValueError:

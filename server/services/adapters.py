@@ -11,13 +11,15 @@ from sqlalchemy.orm import Session
 
 from contract.engine import AdapterRef, FileRef, ModelInfo
 from contract.ids import parse_ulid
-from server.db import checkpoints, finetunes, train_steps
+from server.db import checkpoints, finetunes, train_requests, train_steps
 from server.db.connection import Database
 from server.db.models import Finetune
+from server.domain.clock import now_ms
 from server.domain.errors import (
     BaseModelMismatchError,
     CheckpointNotFoundError,
     FinetuneNotFoundError,
+    StepConflictError,
 )
 from server.files import StateFiles
 
@@ -30,12 +32,14 @@ class AdapterState:
 
     Attributes:
         weights_bytes: What its weights take in a file, or would.
+        seq: The row in the ledger of the request that trains it.
     """
 
     ordinal: int
     adapter: AdapterRef
     optimizer: FileRef | None = None
     weights_bytes: int = 0
+    seq: int | None = None
 
     @property
     def step_bytes(self) -> int:
@@ -65,6 +69,32 @@ class Adapters:
             BaseModelMismatchError: It belongs to another base model.
         """
         return self._lease(self._database.write(_bind_newest, account_id, finetune_id, model))
+
+    def to_train(
+        self,
+        account_id: str,
+        finetune_id: str,
+        model: ModelInfo,
+        *,
+        fingerprint: str,
+        epoch: int,
+        expected_step: int | None,
+    ) -> AbstractAsyncContextManager[AdapterState]:
+        """As `newest`, and write the request that trains it into the ledger.
+
+        Raises:
+            StepConflictError: The finetune is not at the expected step; there is no row then.
+        """
+        recording = self._database.write(
+            _record,
+            account_id,
+            finetune_id,
+            model,
+            fingerprint=fingerprint,
+            epoch=epoch,
+            expected_step=expected_step,
+        )
+        return self._lease(recording)
 
     def saved(
         self, account_id: str, finetune_id: str, step: int, model: ModelInfo
@@ -136,6 +166,33 @@ def _bind_newest(
         optimizer=newest and newest.optimizer,
         weights_bytes=_weights_bytes(finetune, weights, model),
     )
+
+
+def _record(
+    session: Session,
+    account_id: str,
+    finetune_id: str,
+    model: ModelInfo,
+    *,
+    fingerprint: str,
+    epoch: int,
+    expected_step: int | None,
+) -> AdapterState:
+    state = _bind_newest(session, account_id, finetune_id, model)
+    if expected_step is not None and expected_step != state.adapter.step:
+        raise StepConflictError(
+            f"The finetune is at step {state.adapter.step}; expected_step was {expected_step}."
+            " Read its step and go on from there.",
+            loc=("body", "expected_step"),
+        )
+    seq = train_requests.record(
+        session,
+        state.adapter.finetune_id,
+        fingerprint=fingerprint,
+        epoch=epoch,
+        at_ms=now_ms(),
+    )
+    return dataclasses.replace(state, seq=seq)
 
 
 def _read_saved(

@@ -18,6 +18,8 @@ from server.services.finetunes import Finetunes
 from server.services.handover import Handover
 from server.services.images import ImageDecoder
 from server.services.inference import Inference
+from server.services.keyed import KeyedCalls
+from server.services.ledger import Ledger
 from server.services.metrics import Metrics
 from server.services.observation import Observation
 from server.services.rollouts import Rollouts
@@ -35,6 +37,8 @@ class Services:
     observation: Observation
     dispatcher: Dispatcher
     cleanup: Cleanup
+    ledger: Ledger
+    keyed: KeyedCalls
     finetunes: Finetunes
     rollouts: Rollouts
     training: Training
@@ -60,6 +64,8 @@ def build_services(
     dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls, meters=meters)
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
+    ledger = Ledger(database)
+    keyed = KeyedCalls(database)
     return Services(
         config=config,
         engine=engine,
@@ -70,7 +76,9 @@ def build_services(
         ),
         dispatcher=dispatcher,
         cleanup=cleanup,
-        finetunes=Finetunes(database, engine, seeds, files, cleanup),
+        ledger=ledger,
+        keyed=keyed,
+        finetunes=Finetunes(database, engine, seeds, files, cleanup, ledger),
         rollouts=Rollouts(
             engine=engine,
             dispatcher=dispatcher,
@@ -91,6 +99,8 @@ def build_services(
             files=files,
             cleanup=cleanup,
             meters=meters,
+            ledger=ledger,
+            keyed=keyed,
             queue_seconds=config.train_queue_seconds,
         ),
         checkpoints=Checkpoints(database, cleanup),

@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
+from contract import faults
 from contract.engine import ExportCheckpoint, ExportedFile
 from contract.work import WorkClass
 from server.db import checkpoints, finetunes, meta
@@ -25,7 +26,7 @@ from server.domain.errors import (
     OverloadedError,
 )
 from server.domain.signing import FileGrant, sign, verify
-from server.files import StateFiles, has_size
+from server.files import StateFiles, is_intact
 from server.services.adapters import Adapters, AdapterState, living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
@@ -127,7 +128,7 @@ class Downloads:
 
     async def _has_file(self, checkpoint: Checkpoint) -> bool:
         file = self._files.absolute(checkpoint.exchange)
-        return file is not None and await asyncio.to_thread(has_size, file)
+        return file is not None and await asyncio.to_thread(is_intact, file)
 
     async def _have_made(self, account_id: str, checkpoint: Checkpoint) -> None:
         """Wait for the one task that makes this file; it goes on when its callers have gone."""
@@ -205,6 +206,7 @@ def _find_granted(session: Session, grant: FileGrant) -> Checkpoint:
 
 def _keep(session: Session, account_id: str, checkpoint_id: str, exported: ExportedFile) -> None:
     """Note the file, unless the checkpoint is gone; what was noted before is missing by now."""
+    faults.point("export.commit")
     checkpoint = session.get(Checkpoint, checkpoint_id)
     assert checkpoint is not None, "rows of checkpoints are never removed"
     living_finetune(session, account_id, checkpoint.finetune_id)
