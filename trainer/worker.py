@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-import torch
-
 from contract import faults
 from contract.codec import to_plain
 from contract.engine import AnswerDelta
@@ -29,6 +27,7 @@ from contract.errors import EngineError, EngineFailed, RequestRefused
 from contract.framing import PREFIX, Message, decode, encode
 from contract.messages import COMMANDS, error_to_plain, read_call
 from contract.skills import Pixels
+from trainer.device_memory import OUT_OF_MEMORY, forget_frames
 from trainer.engine import TrainerEngine
 
 STATS_SECONDS = 1.0
@@ -198,7 +197,8 @@ class _Worker:
             return _error(EngineFailed("The call was cancelled."))
         except EngineError as error:
             return _error(error)
-        except torch.OutOfMemoryError:
+        except OUT_OF_MEMORY as error:
+            forget_frames(error)
             self._engine.release_memory()
             return _error(
                 RequestRefused(
