@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.bodies.store import BodyStore
 from server.config import ServerConfig
 from server.db.connection import Database
 from server.domain.seeds import SeedSource
@@ -20,6 +21,7 @@ from server.services.images import ImageDecoder
 from server.services.inference import Inference
 from server.services.metrics import Metrics
 from server.services.observation import Observation
+from server.services.pictures import Pictures
 from server.services.rollouts import Rollouts
 from server.services.training import Training
 
@@ -33,6 +35,8 @@ class Services:
     database: Database
     meters: Meters
     observation: Observation
+    bodies: BodyStore
+    pictures: Pictures
     dispatcher: Dispatcher
     cleanup: Cleanup
     finetunes: Finetunes
@@ -60,6 +64,19 @@ def build_services(
     dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls, meters=meters)
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
+    bodies = BodyStore(
+        config.data_dir / "spool",
+        max_bytes=config.max_queued_bytes,
+        max_memory_bytes=config.max_body_memory_bytes,
+        min_free_bytes=config.min_free_bytes,
+    )
+    pictures = Pictures(
+        decoder,
+        bodies,
+        max_step_bytes=config.max_step_pixel_bytes,
+        max_answer_bytes=config.max_answer_pixel_bytes,
+        max_at_once=config.num_image_processes + 1,
+    )
     return Services(
         config=config,
         engine=engine,
@@ -68,6 +85,8 @@ def build_services(
         observation=Observation(
             meters=meters, dispatcher=dispatcher, engine=engine, decoder=decoder
         ),
+        bodies=bodies,
+        pictures=pictures,
         dispatcher=dispatcher,
         cleanup=cleanup,
         finetunes=Finetunes(database, engine, seeds, files, cleanup),
@@ -76,7 +95,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             seeds=seeds,
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
@@ -87,7 +106,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             files=files,
             cleanup=cleanup,
             meters=meters,
@@ -111,7 +130,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             seeds=seeds,
             base_aliases=config.model_aliases,
             queue_seconds=config.inference_queue_seconds,

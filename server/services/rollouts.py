@@ -17,7 +17,8 @@ from server.domain.seeds import SeedSource
 from server.services.adapters import Adapters, AdapterState
 from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
-from server.services.images import ImageDecoder, ImageUrl, decode_images
+from server.services.images import ImageUrl
+from server.services.pictures import Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Rollouts:
         dispatcher: Dispatcher,
         handover: Handover,
         adapters: Adapters,
-        decoder: ImageDecoder,
+        pictures: Pictures,
         seeds: SeedSource,
         queue_seconds: float,
         answer_seconds: float,
@@ -52,7 +53,7 @@ class Rollouts:
         self._dispatcher = dispatcher
         self._handover = handover
         self._adapters = adapters
-        self._decoder = decoder
+        self._pictures = pictures
         self._seeds = seeds
         self._queue_seconds = queue_seconds
         self._answer_seconds = answer_seconds
@@ -63,13 +64,20 @@ class Rollouts:
         """Sample when it is this call's turn; a caller who leaves before gives the place up."""
         await self._adapters.require_living(account_id, order.finetune_id)
         lane = parse_ulid(order.finetune_id) or order.finetune_id
-        with self._dispatcher.place(WorkClass.ROLLOUTS, lane) as place:
-            images = await decode_images(self._decoder, order.images)
-            await place.turn(within=self._queue_seconds, unless=caller_left)
+        with (
+            self._dispatcher.place(WorkClass.ROLLOUTS, lane, account_id=account_id) as place,
+            self._pictures.of(order.images, WorkClass.ROLLOUTS) as pictures,
+        ):
+            await pictures.measure()
+            within = self._seconds_to_start()
+            await place.turn(within=within, unless=caller_left)
             begin_before = place.taken_at + self._queue_seconds
             model = await self._handover.loaded_model(before=begin_before)
             require_skill(model.tunable_skills, order.request.skill, model)
-            async with self._adapters.newest(account_id, order.finetune_id, model) as state:
+            async with (
+                pictures.decoded(within=place.seconds_left(within)) as images,
+                self._adapters.newest(account_id, order.finetune_id, model) as state,
+            ):
                 command = self._command(order, state, images)
                 return await self._handover.call(
                     lambda: self._engine.make_rollouts(command, images),
@@ -77,6 +85,11 @@ class Rollouts:
                     begin_before=begin_before,
                     redo_before=place.taken_at + self._answer_seconds,
                 )
+
+    def _seconds_to_start(self) -> float:
+        """As long as the work can still end in time, if it takes as long as it did lately."""
+        lately = self._dispatcher.service_seconds(WorkClass.ROLLOUTS)
+        return min(self._queue_seconds, max(self._answer_seconds - lately, 0.0))
 
     def _command(
         self, order: RolloutsOrder, state: AdapterState, images: Sequence[Pixels]

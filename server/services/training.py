@@ -32,7 +32,8 @@ from server.services.adapters import Adapters, AdapterState
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
-from server.services.images import ImageDecoder, ImageUrl, decode_images
+from server.services.images import ImageUrl
+from server.services.pictures import Pictures
 from server.services.rollouts import require_skill
 
 _NOT_METRICS = ("step", "options")
@@ -64,7 +65,7 @@ class Training:
         dispatcher: Dispatcher,
         handover: Handover,
         adapters: Adapters,
-        decoder: ImageDecoder,
+        pictures: Pictures,
         files: StateFiles,
         cleanup: Cleanup,
         meters: Meters,
@@ -75,7 +76,7 @@ class Training:
         self._dispatcher = dispatcher
         self._handover = handover
         self._adapters = adapters
-        self._decoder = decoder
+        self._pictures = pictures
         self._files = files
         self._cleanup = cleanup
         self._meters = meters
@@ -100,16 +101,21 @@ class Training:
 
     async def _admit(self, account_id: str, order: TrainOrder) -> bytes:
         lane = parse_ulid(order.finetune_id) or order.finetune_id
-        with self._dispatcher.place(WorkClass.TRAINING, lane) as place:
+        with (
+            self._dispatcher.place(WorkClass.TRAINING, lane, account_id=account_id) as place,
+            self._pictures.of(order.images, WorkClass.TRAINING) as pictures,
+        ):
             await self._adapters.require_living(account_id, order.finetune_id)
-            images = await decode_images(self._decoder, order.images)
-            await place.turn(within=self._queue_seconds)
-            model = await self._handover.loaded_model()
-            for group in order.groups:
-                require_skill(model.tunable_skills, group.request.skill, model)
-            async with self._adapters.newest(account_id, order.finetune_id, model) as state:
-                _check_expected_step(order.expected_step, state.adapter.step)
-                return await self._train(order, state, images)
+            await pictures.measure()
+            await place.front(within=self._queue_seconds)
+            async with pictures.decoded(within=place.seconds_left(self._queue_seconds)) as images:
+                await place.turn(within=self._queue_seconds)
+                model = await self._handover.loaded_model()
+                for group in order.groups:
+                    require_skill(model.tunable_skills, group.request.skill, model)
+                async with self._adapters.newest(account_id, order.finetune_id, model) as state:
+                    _check_expected_step(order.expected_step, state.adapter.step)
+                    return await self._train(order, state, images)
 
     async def _train(
         self, order: TrainOrder, state: AdapterState, images: Sequence[Pixels]
