@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -294,7 +294,8 @@ class Dispatcher:
 
     def too_late(self, place: Place, waited_seconds: float) -> ServiceError:
         """The refusal of a call whose time is over: why, how far it came, when to ask again."""
-        waiting = [other for other in self._in_order(place.work_class) if other.is_waiting]
+        lanes = self._classes[place.work_class]
+        waiting = list(lanes.in_order(lambda other: other.is_waiting))
         number = waiting.index(place) + 1
         return refusal_of(
             self._engine.status(),
@@ -315,9 +316,6 @@ class Dispatcher:
     def _wait_at(self, work_class: WorkClass, number: int) -> float | None:
         num_turns = MAX_TRAIN_CALLS if work_class is WorkClass.TRAINING else self._max_calls
         return self._times.wait(work_class, place=number, num_turns=num_turns)
-
-    def _in_order(self, work_class: WorkClass) -> Iterator[Place]:
-        return self._classes[work_class].in_order()
 
     def _places(self) -> list[Place]:
         return [place for lanes in self._classes.values() for place in lanes]

@@ -7,7 +7,7 @@ hundred finetunes has no more turns than one that has a single one.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 
@@ -64,9 +64,12 @@ class Lanes(Generic[P]):
         for lanes in self._accounts.values():
             yield from lanes.values()
 
-    def in_order(self) -> Iterator[P]:
-        """Everybody, in the order of their turns if nobody else comes."""
-        return round_robin(round_robin(lanes.values()) for lanes in self._accounts.values())
+    def in_order(self, waits: Callable[[P], bool]) -> Iterator[P]:
+        """Those who wait, in the order of their turns if nobody else comes."""
+        return round_robin(
+            round_robin(filter(waits, lane) for lane in lanes.values())
+            for lanes in self._accounts.values()
+        )
 
 
 def round_robin(sources: Iterable[Iterable[T]]) -> Iterator[T]:
