@@ -129,7 +129,7 @@ class Arrival:
 
     async def _move_to_file(self) -> None:
         if self._file is None:
-            self._file = self._store.make_file()
+            self._file = self._make_file()
             self._store.memory.give_back(self._num_in_memory)
             self._num_in_memory = 0
             await self._write()
@@ -146,12 +146,14 @@ class Arrival:
         try:
             await loop.run_in_executor(_writers, _append, self._file, block, self._hash)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise OverloadedError(
-                "The server's disk has no space for the body at the moment; nothing was changed."
-            ) from error
+            raise _refusal(error) from error
         self._note_unwritten()
+
+    def _make_file(self) -> BinaryIO:
+        try:
+            return self._store.make_file()
+        except OSError as error:
+            raise _refusal(error) from error
 
     def _note_unwritten(self) -> None:
         is_in_file = self._file is not None
@@ -159,6 +161,15 @@ class Arrival:
         now = max(0, self._num_reserved - num_written) if is_in_file else 0
         self._store.num_unwritten_bytes += now - self._num_unwritten
         self._num_unwritten = now
+
+
+def _refusal(error: OSError) -> Exception:
+    """What becomes of an error of the file: a shortage passes, and no other is foreseen."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OverloadedError("The server's disk has no space for the body; nothing was changed.")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return OverloadedError("The server has too many files open; nothing was changed.")
+    return error
 
 
 def _append(file: BinaryIO, block: bytearray, fingerprint: hashlib._Hash) -> None:  # pyright: ignore[reportPrivateUsage] -- it has no public name

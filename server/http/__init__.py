@@ -1,0 +1,1 @@
+"""What uvicorn does not do by itself: connections that are watched."""
