@@ -109,6 +109,7 @@ def create_app(
 async def _start(services: Services) -> None:
     await asyncio.to_thread(migrate.require_current, services.database)
     await asyncio.to_thread(services.bodies.sweep)
+    await services.ledger.open()
     await services.cleanup.sweep_all()
     await services.engine.start()
 

@@ -80,6 +80,7 @@ class EngineClient:
         self._dialogue: Dialogue | None = None
         self._worker: WorkerProcess | None = None
         self._num_starts = 0
+        self._epoch = 0
         self._refusal: str | None = None
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -193,6 +194,7 @@ class EngineClient:
             detail=detail,
             model=model or self._status.model,
             num_starts=self._num_starts,
+            epoch=self._epoch,
         )
         self._wake()
         if self._on_status is not None:
@@ -231,6 +233,7 @@ class EngineClient:
             OSError: It could not be started.
         """
         self._num_starts += 1
+        self._epoch = epoch
         self._on_loading("The worker is starting.")
         worker = self._worker = await WorkerProcess.start(self._launch, epoch=epoch)
 

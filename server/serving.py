@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
+from contract import faults
 from contract.errors import WorkerUnavailable
 from server.app import create_app
 from server.config import ServerConfig
@@ -27,6 +28,7 @@ from server.db.connection import Database
 from server.db.meta import next_epoch
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
+from server.http.protocol import DeliveryProtocol
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
@@ -53,6 +55,7 @@ def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
         launch: How to start the worker; absent: the trainer with the configured model.
     """
     configure_logs(config.log_level)
+    faults.arm(config.fault)
     try:
         with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
             _upgrade(config)
@@ -100,7 +103,7 @@ class _Service:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=DeliveryProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

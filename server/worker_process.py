@@ -8,6 +8,7 @@ the worker in order. When the service dies, the worker reads the end of its sock
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from contract import faults
 from server.channel import Channel
 from server.children import module_command, module_environment
 from server.config import ServerConfig
@@ -58,11 +60,14 @@ def model_options(config: ServerConfig) -> list[str]:
 
 def trainer_command(config: ServerConfig) -> Callable[[int, int], Sequence[str]]:
     """The command of the real worker, `python -m trainer`."""
+    lives = itertools.count()
 
     def command(fd: int, epoch: int) -> Sequence[str]:
         ours = ("--fd", str(fd), "--epoch", str(epoch))
         share = ("--train-share", str(config.train_share))
-        return module_command("trainer", *ours, *model_options(config), *share)
+        spec = config.fault if next(lives) == 0 else faults.for_later_lives(config.fault)
+        fault = ("--fault", spec) if spec else ()
+        return module_command("trainer", *ours, *model_options(config), *share, *fault)
 
     return command
 

@@ -110,6 +110,7 @@ class FakeEngine:
             detail="" if self.state == "ready" else "Told to be so.",
             model=self.model if self.state == "ready" else None,
             num_starts=self.epoch,
+            epoch=self.epoch,
         )
 
     def stats(self) -> EngineStats:

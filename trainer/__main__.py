@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from contract import faults
 from contract.messages import EXIT_REFUSED
 from trainer.catalog.store import find_model
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine, warm_up
@@ -29,6 +30,8 @@ def main() -> int:
     arguments = _parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     _die_with_parent()
+    faults.arm(arguments.fault)
+    faults.point("worker.start")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     connection = Connection(socket.socket(fileno=arguments.fd))
@@ -39,6 +42,7 @@ def main() -> int:
             connection.send({"kind": "loading", "text": text})
 
         tell(f"loading {name}")
+        faults.point("worker.load")
         files = find_model(arguments.model, arguments.models_dir)
         loaded = load(
             files.directory,
@@ -54,6 +58,7 @@ def main() -> int:
             train_share=arguments.train_share,
         )
         warm_up(engine)
+        faults.point("worker.ready")
         run_worker(connection, engine, epoch=arguments.epoch)
     except LoadError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the supervisor shows this line
@@ -87,6 +92,7 @@ def _parse() -> argparse.Namespace:
         default=DEFAULT_TRAIN_SHARE,
         help="part of the device's time for training while answers are waiting, too",
     )
+    parser.add_argument("--fault", default="", help="for tests: see contract/faults.py")
     return parser.parse_args()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from server.api.answers import checkpoint_item
@@ -10,7 +11,10 @@ from server.api.deps import Account, ServicesDep, json_answer
 from server.api.files import FILES_PATH
 from server.api.own_url import own_url
 from server.api.pagination import PageDep, page_body
+from server.api.resends import keyed_call, stored_answer
+from server.db.models import Checkpoint
 from server.domain.errors import CheckpointNotFoundError
+from server.domain.json_text import to_json
 from server.domain.rules import MAX_STEP
 
 router = APIRouter(prefix="/v1/tuning/finetunes/{finetune_id}/checkpoints", tags=["checkpoints"])
@@ -19,10 +23,28 @@ _MAX_DIGITS = 15
 
 
 @router.post("/save")
-async def save(account: Account, finetune_id: str, services: ServicesDep) -> Response:
+async def save(
+    request: Request, account: Account, finetune_id: str, services: ServicesDep
+) -> Response:
     """Save the newest step; a body is ignored."""
-    checkpoint = await services.checkpoints.save(account, finetune_id)
-    return json_answer({"ok": True, "checkpoint": checkpoint_item(checkpoint)})
+    keyed = keyed_call(request, account)
+
+    def store(session: Session, checkpoint: Checkpoint) -> None:
+        if keyed is not None:
+            keyed.store(session, _saved(checkpoint), checkpoint.finetune_id)
+
+    async def pin() -> bytes:
+        also = None if keyed is None else store
+        return _saved(await services.checkpoints.save(account, finetune_id, also=also))
+
+    if keyed is None:
+        return stored_answer(await pin(), is_replayed=False)
+    answer = await services.keyed.once(keyed, pin)
+    return stored_answer(answer.body, is_replayed=answer.is_replayed)
+
+
+def _saved(checkpoint: Checkpoint) -> bytes:
+    return to_json({"ok": True, "checkpoint": checkpoint_item(checkpoint)})
 
 
 @router.get("")

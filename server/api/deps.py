@@ -22,6 +22,9 @@ from server.services.container import Services
 
 B = TypeVar("B", bound=Body)
 
+SENT_AT_ONCE_BYTES = 1 << 20
+"""Larger answers are read from where they lie while they are sent."""
+
 
 def services_of(request: Request) -> Services:
     """The services of this process."""
@@ -106,8 +109,11 @@ async def answer_with_body(value: Any, body: Parsed[Any]) -> Response:
     text = await asyncio.to_thread(to_json, value)
     parts = with_slices(body.stored, text)
     num_bytes = sum(p.stop - p.start if isinstance(p, Slice) else len(p) for p in parts)
+    blocks = _blocks(body.stored, parts)
+    if num_bytes <= SENT_AT_ONCE_BYTES:
+        return Response(b"".join(blocks), media_type="application/json")
     return StreamingResponse(
-        _blocks(body.stored, parts),
+        blocks,
         media_type="application/json",
         headers={"Content-Length": str(num_bytes)},
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from server.api.answers import finetune_details, finetune_item
@@ -12,7 +13,10 @@ from server.api.deps import Account, ServicesDep, body_of, json_answer
 from server.api.json_body import Parsed
 from server.api.openapi import reads
 from server.api.pagination import PageDep, page_body
+from server.api.resends import keyed_call, stored_answer
 from server.api.schemas.finetunes import CreateFinetuneBody
+from server.db.models import Finetune
+from server.domain.json_text import to_json
 
 router = APIRouter(prefix="/v1/tuning/finetunes", tags=["finetunes"])
 
@@ -20,13 +24,35 @@ CreateBody = Annotated[Parsed[CreateFinetuneBody], Depends(body_of(CreateFinetun
 
 
 @router.post("", openapi_extra=reads(CreateFinetuneBody))
-async def create(account: Account, body: CreateBody, services: ServicesDep) -> Response:
+async def create(
+    request: Request, account: Account, body: CreateBody, services: ServicesDep
+) -> Response:
     """Create a finetune, or return the one of that name and rank."""
     wish = body.value
-    finetune = await services.finetunes.create(
-        account, name=wish.name, rank=wish.rank, origin=wish.origin
-    )
-    return json_answer({"finetune_id": finetune.id})
+    keyed = keyed_call(request, account, fingerprint=body.fingerprint.hex())
+
+    def store(session: Session, finetune: Finetune) -> None:
+        if keyed is not None:
+            keyed.store(session, _created(finetune), finetune.id)
+
+    async def make() -> bytes:
+        finetune = await services.finetunes.create(
+            account,
+            name=wish.name,
+            rank=wish.rank,
+            origin=wish.origin,
+            also=None if keyed is None else store,
+        )
+        return _created(finetune)
+
+    if keyed is None:
+        return stored_answer(await make(), is_replayed=False)
+    answer = await services.keyed.once(keyed, make)
+    return stored_answer(answer.body, is_replayed=answer.is_replayed)
+
+
+def _created(finetune: Finetune) -> bytes:
+    return to_json({"finetune_id": finetune.id})
 
 
 @router.get("")

@@ -17,11 +17,16 @@ def own_url(request: Request, config: ServerConfig) -> str:
     if config.public_url is not None:
         return config.public_url.rstrip("/")
     scheme, host = request.url.scheme, request.headers.get("host", "")
-    peer = "" if request.client is None else request.client.host
-    if _is_trusted(peer, config.trusted_proxies):
+    if is_from_trusted_proxy(request, config):
         scheme = _first(request, "x-forwarded-proto") or scheme
         host = _first(request, "x-forwarded-host") or host
     return f"{scheme}://{host or request.url.netloc}"
+
+
+def is_from_trusted_proxy(request: Request, config: ServerConfig) -> bool:
+    """Whether the peer is one of the configured proxies."""
+    peer = "" if request.client is None else request.client.host
+    return _is_trusted(peer, config.trusted_proxies)
 
 
 def _first(request: Request, header: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from contract import faults
 from contract.work import WorkClass
 from server.api.deps import Account, ConfigDep, ServicesDep, body_of
 from server.api.json_body import Parsed
 from server.api.openapi import reads
+from server.api.resends import DeliveryDep, keyed_call, watched_answer
 from server.api.schemas.train_step import TrainStepBody
 
 router = APIRouter(prefix="/v1/tuning", tags=["train_step"])
@@ -22,16 +24,29 @@ TrainBody = Annotated[
 
 @router.post("/train_step", openapi_extra=reads(TrainStepBody))
 async def train_step(
-    account: Account, body: TrainBody, config: ConfigDep, services: ServicesDep
+    request: Request,
+    account: Account,
+    body: TrainBody,
+    delivery: DeliveryDep,
+    config: ConfigDep,
+    services: ServicesDep,
 ) -> Response:
     """Compute one gradient over all groups and update the finetune once."""
+    faults.point("step.received")
+    keyed = keyed_call(
+        request,
+        account,
+        fingerprint=body.fingerprint.hex(),
+        field=body.value.idempotency_key,
+    )
     order = await body.ordered(
         lambda value: value.to_order(
             fingerprint=body.fingerprint,
+            keyed=keyed,
             max_groups=config.max_groups,
             max_examples=config.max_train_examples,
             default_options=config.train_options.to_contract(),
         )
     )
-    answer = await services.training.train_step(account, order)
-    return Response(answer, media_type="application/json")
+    answer = await services.training.train_step(account, order, delivery)
+    return watched_answer(request, answer.body, delivery, is_replayed=answer.is_replayed)

@@ -111,6 +111,11 @@ class RankConflictError(ServiceError):
     code = "rank_conflict"
 
 
+class IdempotencyKeyReusedError(ServiceError):
+    status = 409
+    code = "idempotency_key_reused"
+
+
 class StepConflictError(ServiceError):
     status = 409
     code = "step_conflict"

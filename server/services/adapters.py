@@ -11,13 +11,15 @@ from sqlalchemy.orm import Session
 
 from contract.engine import AdapterRef, FileRef, ModelInfo
 from contract.ids import parse_ulid
-from server.db import checkpoints, finetunes, train_steps
+from server.db import checkpoints, finetunes, train_requests, train_steps
 from server.db.connection import Database
 from server.db.models import Finetune
+from server.domain.clock import now_ms
 from server.domain.errors import (
     BaseModelMismatchError,
     CheckpointNotFoundError,
     FinetuneNotFoundError,
+    StepConflictError,
 )
 from server.files import StateFiles
 
@@ -26,11 +28,15 @@ _NUM_NEAREST_STEPS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterState:
-    """One state of a finetune: its adapter and, if it is the newest, its optimizer."""
+    """One state of a finetune: its adapter and, if it is the newest, its optimizer.
+
+    `seq` is the row in the ledger of the request that trains it.
+    """
 
     ordinal: int
     adapter: AdapterRef
     optimizer: FileRef | None = None
+    seq: int | None = None
 
 
 class Adapters:
@@ -50,6 +56,32 @@ class Adapters:
             BaseModelMismatchError: It belongs to another base model.
         """
         return self._lease(self._database.write(_bind_newest, account_id, finetune_id, model))
+
+    def to_train(
+        self,
+        account_id: str,
+        finetune_id: str,
+        model: ModelInfo,
+        *,
+        fingerprint: str,
+        epoch: int,
+        expected_step: int | None,
+    ) -> AbstractAsyncContextManager[AdapterState]:
+        """As `newest`, and write the request that trains it into the ledger.
+
+        Raises:
+            StepConflictError: The finetune is not at the expected step; there is no row then.
+        """
+        recording = self._database.write(
+            _record,
+            account_id,
+            finetune_id,
+            model,
+            fingerprint=fingerprint,
+            epoch=epoch,
+            expected_step=expected_step,
+        )
+        return self._lease(recording)
 
     def saved(
         self, account_id: str, finetune_id: str, step: int, model: ModelInfo
@@ -121,6 +153,33 @@ def _bind_newest(
         ),
         optimizer=newest and newest.optimizer,
     )
+
+
+def _record(
+    session: Session,
+    account_id: str,
+    finetune_id: str,
+    model: ModelInfo,
+    *,
+    fingerprint: str,
+    epoch: int,
+    expected_step: int | None,
+) -> AdapterState:
+    state = _bind_newest(session, account_id, finetune_id, model)
+    if expected_step is not None and expected_step != state.adapter.step:
+        raise StepConflictError(
+            f"The finetune is at step {state.adapter.step}; expected_step was {expected_step}."
+            " Read its step and go on from there.",
+            loc=("body", "expected_step"),
+        )
+    seq = train_requests.record(
+        session,
+        state.adapter.finetune_id,
+        fingerprint=fingerprint,
+        epoch=epoch,
+        at_ms=now_ms(),
+    )
+    return dataclasses.replace(state, seq=seq)
 
 
 def _read_saved(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from ulid import ULID
 
+from contract import faults
 from contract.engine import FileRef
 from server.db import checkpoints, train_steps
 from server.db.connection import Database
@@ -16,6 +19,9 @@ from server.domain.pages import Page, cut_page
 from server.services.adapters import living_finetune
 from server.services.cleanup import Cleanup
 
+Also = Callable[[Session, Checkpoint], None]
+"""What is done in the transaction that saves, such as storing the answer."""
+
 
 class Checkpoints:
     """The saved steps of a finetune."""
@@ -24,16 +30,23 @@ class Checkpoints:
         self._database = database
         self._cleanup = cleanup
 
-    async def save(self, account_id: str, finetune_id: str) -> Checkpoint:
+    async def save(
+        self, account_id: str, finetune_id: str, *, also: Also | None = None
+    ) -> Checkpoint:
         """Save the newest committed step; repeating gives the same checkpoint.
+
+        Args:
+            also: Done in the same transaction, with the checkpoint.
 
         Raises:
             NoCheckpointError: Nothing was trained yet.
         """
         try:
-            return await self._database.write(_save, account_id, finetune_id)
+            saved = await self._database.write(_save, account_id, finetune_id, also)
         except IntegrityError:  # another process saved the same step; read its row
-            return await self._database.write(_save, account_id, finetune_id)
+            saved = await self._database.write(_save, account_id, finetune_id, also)
+        faults.point("checkpoint.saved")
+        return saved
 
     async def list(
         self, account_id: str, finetune_id: str, *, after_step: int, limit: int
@@ -54,7 +67,15 @@ class Checkpoints:
         self._cleanup.sweep_soon(parsed)
 
 
-def _save(session: Session, account_id: str, finetune_id: str) -> Checkpoint:
+def _save(session: Session, account_id: str, finetune_id: str, also: Also | None) -> Checkpoint:
+    checkpoint = _saved(session, account_id, finetune_id)
+    if also is not None:
+        also(session, checkpoint)
+    faults.point("checkpoint.save")
+    return checkpoint
+
+
+def _saved(session: Session, account_id: str, finetune_id: str) -> Checkpoint:
     finetune = living_finetune(session, account_id, finetune_id)
     newest = train_steps.find_newest(session, finetune)
     if newest is None:
@@ -102,6 +123,7 @@ def _delete(session: Session, account_id: str, finetune_id: str, step: int) -> s
     if checkpoint is not None:
         checkpoint.deleted_at_ms = checkpoint.updated_at_ms = now_ms()
         finetune.updated_at_ms = checkpoint.updated_at_ms
+        faults.point("checkpoint.delete")
     elif not checkpoints.was_ever_saved(session, finetune.id, step):
         raise CheckpointNotFoundError(f"Checkpoint not found: step {step} was never saved.")
     return finetune.id

@@ -19,6 +19,8 @@ from server.services.finetunes import Finetunes
 from server.services.handover import Handover
 from server.services.images import ImageDecoder
 from server.services.inference import Inference
+from server.services.keyed import KeyedCalls
+from server.services.ledger import Ledger
 from server.services.metrics import Metrics
 from server.services.observation import Observation
 from server.services.pictures import Pictures
@@ -39,6 +41,8 @@ class Services:
     pictures: Pictures
     dispatcher: Dispatcher
     cleanup: Cleanup
+    ledger: Ledger
+    keyed: KeyedCalls
     finetunes: Finetunes
     rollouts: Rollouts
     training: Training
@@ -77,6 +81,8 @@ def build_services(
         max_answer_bytes=config.max_answer_pixel_bytes,
         max_at_once=config.num_image_processes + 1,
     )
+    ledger = Ledger(database)
+    keyed = KeyedCalls(database)
     return Services(
         config=config,
         engine=engine,
@@ -89,7 +95,9 @@ def build_services(
         pictures=pictures,
         dispatcher=dispatcher,
         cleanup=cleanup,
-        finetunes=Finetunes(database, engine, seeds, files, cleanup),
+        ledger=ledger,
+        keyed=keyed,
+        finetunes=Finetunes(database, engine, seeds, files, cleanup, ledger),
         rollouts=Rollouts(
             engine=engine,
             dispatcher=dispatcher,
@@ -110,6 +118,8 @@ def build_services(
             files=files,
             cleanup=cleanup,
             meters=meters,
+            ledger=ledger,
+            keyed=keyed,
             queue_seconds=config.train_queue_seconds,
         ),
         checkpoints=Checkpoints(database, cleanup),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from ulid import ULID
 
+from contract import faults
 from contract.engine import FileRef, ModelInfo
 from contract.ids import CheckpointName, parse_ulid
-from server.db import checkpoints, finetunes
+from server.db import checkpoints, finetunes, idempotency_keys, train_requests
 from server.db.connection import Database
 from server.db.models import Finetune
 from server.domain.clock import now_ms
@@ -31,6 +33,10 @@ from server.files import StateFiles, copy_file
 from server.services.adapters import check_base_model, living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import SupervisedEngine
+from server.services.ledger import Ledger
+
+Also = Callable[[Session, Finetune], None]
+"""What is done in the transaction that makes a finetune, such as storing the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +95,30 @@ class Finetunes:
         seeds: SeedSource,
         files: StateFiles,
         cleanup: Cleanup,
+        ledger: Ledger,
     ):
         self._database = database
         self._engine = engine
         self._seeds = seeds
         self._files = files
         self._cleanup = cleanup
+        self._ledger = ledger
 
     async def create(
-        self, account_id: str, *, name: str, rank: int, origin: CheckpointName | None = None
+        self,
+        account_id: str,
+        *,
+        name: str,
+        rank: int,
+        origin: CheckpointName | None = None,
+        also: Also | None = None,
     ) -> Finetune:
         """Return the living finetune of that name, made now unless it was there.
 
         Args:
             origin: The saved checkpoint that a new one starts from; compared with that of an
                 existing one only when given.
+            also: Done in the same transaction, with the finetune.
 
         Raises:
             RankConflictError: It is there with another rank.
@@ -115,13 +130,15 @@ class Finetunes:
         wish = Wish(account_id=account_id, name=name, rank=rank, origin=origin)
         existing = await self._database.read(_find_existing, wish)
         if existing is not None:
+            if also is not None:
+                await self._database.write(also, existing)
             return existing
         if origin is None:
-            return await self._insert(wish, Start(model=self._engine.status().model))
+            return await self._insert(wish, Start(model=self._engine.status().model), also)
         # Shielded: a copy whose row is being written must not be taken for a left-over.
-        return await asyncio.shield(asyncio.create_task(self._insert_with_copy(wish)))
+        return await asyncio.shield(asyncio.create_task(self._insert_with_copy(wish, also)))
 
-    async def _insert_with_copy(self, wish: Wish) -> Finetune:
+    async def _insert_with_copy(self, wish: Wish, also: Also | None) -> Finetune:
         """Copy the weights first, under the id that the row will have."""
         start = Start(model=self._engine.status().model)
         try:
@@ -139,15 +156,17 @@ class Finetunes:
                 if weights is not None:
                     copied = await asyncio.to_thread(copy_file, weights, path)
                     start = dataclasses.replace(start, weights=self._files.stored(copied))
-                return await self._insert(wish, start)
+                return await self._insert(wish, start, also)
         finally:
             self._cleanup.sweep_soon(start.id)  # removes the copy unless a row names it
 
-    async def _insert(self, wish: Wish, start: Start) -> Finetune:
+    async def _insert(self, wish: Wish, start: Start, also: Also | None) -> Finetune:
         try:
-            return await self._database.write(create_finetune, wish, start, self._seeds)
+            made = await self._database.write(_create, wish, start, self._seeds, also)
         except IntegrityError:  # another process won the race for the name; read its row
-            return await self._database.write(create_finetune, wish, start, self._seeds)
+            made = await self._database.write(_create, wish, start, self._seeds, also)
+        faults.point("finetune.created")
+        return made
 
     async def list(self, account_id: str, *, after_ordinal: int, limit: int) -> Page[Finetune]:
         """Return living finetunes, oldest first."""
@@ -167,7 +186,18 @@ class Finetunes:
             FinetuneNotFoundError: The account never had it.
         """
         finetune = await self._database.write(_delete, account_id, finetune_id)
+        faults.point("finetune.deleted")
+        self._ledger.forget(account_id, finetune.id)
         self._cleanup.drop_soon(finetune.id)
+
+
+def _create(
+    session: Session, wish: Wish, start: Start, seeds: SeedSource, also: Also | None
+) -> Finetune:
+    made = create_finetune(session, wish, start, seeds)
+    if also is not None:
+        also(session, made)
+    return made
 
 
 def create_finetune(session: Session, wish: Wish, start: Start, seeds: SeedSource) -> Finetune:
@@ -199,6 +229,7 @@ def create_finetune(session: Session, wish: Wish, start: Start, seeds: SeedSourc
     session.flush()  # gives the ordinal
     fresh_seed = seeds.adapter_seed(finetune.ordinal)
     finetune.adapter_seed = fresh_seed if start.seed is None else start.seed
+    faults.point("finetune.create")
     return finetune
 
 
@@ -252,4 +283,7 @@ def _delete(session: Session, account_id: str, finetune_id: str) -> Finetune:
         raise FinetuneNotFoundError("There is no such finetune.")
     if finetune.deleted_at_ms is None:
         finetune.deleted_at_ms = finetune.updated_at_ms = now_ms()
+        train_requests.drop_all_of(session, finetune.id)
+        idempotency_keys.drop_all_of(session, finetune.id)
+        faults.point("finetune.delete")
     return finetune

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from sqlalchemy.orm import Session
 
+from contract import faults
 from server.db import metrics
 from server.db.connection import Database
 from server.db.models import Metric
@@ -54,6 +55,7 @@ def _log(
 ) -> None:
     finetune = living_finetune(session, account_id, finetune_id)
     metrics.upsert(session, finetune.id, step=step, values=values, at_ms=now_ms())
+    faults.point("metrics.log")
 
 
 def _list(

@@ -33,7 +33,9 @@ def is_empty(service: Service) -> bool:
     return not any(b.used for b in (*budgets, service.app.state.body_parser.memory))
 
 
-@pytest.mark.parametrize("num_padding", [0, 9 * MIB], ids=["in_memory", "in_a_file"])
+@pytest.mark.parametrize(
+    "num_padding", [0, 2 * MIB, 9 * MIB], ids=["sent_at_once", "in_memory", "in_a_file"]
+)
 async def test_the_echo_of_a_large_body_is_the_body_as_it_came(
     service: Service, num_padding: int
 ) -> None:
@@ -93,7 +95,7 @@ async def test_pictures_are_decoded_when_a_call_has_its_turn(serve: Serve) -> No
 async def test_only_the_next_steps_have_pixels(service: Service) -> None:
     finetunes = [await service.create(f"f{i}") for i in range(6)]
     service.engine.gate.clear()
-    calls = [asyncio.create_task(service.train(i)) for i in finetunes for _ in range(2)]
+    calls = [asyncio.create_task(service.train(i, lr=lr)) for i in finetunes for lr in (0.1, 0.2)]
     await until(lambda: service.dispatcher.num_waiting == 11)
     assert service.engine.verbs() == ["train_step"]
     assert service.decoder.num_decoded == 3  # of the one that runs and of the next two

@@ -538,15 +538,6 @@ async def test_a_step_whose_finetune_is_deleted_meanwhile_leaves_nothing(service
     assert service.state_files(finetune_id) == []
 
 
-async def test_expected_step_is_compared_with_the_newest(service: Service) -> None:
-    finetune_id = await service.create()
-    assert (await service.train(finetune_id, expected_step=0)).json()["step"] == 1
-    for expected in (0, 2):
-        answer = await service.train(finetune_id, expected_step=expected)
-        assert "step 1" in refusal(answer, 409, "step_conflict")["message"]
-    assert (await service.train(finetune_id, expected_step=1)).json()["step"] == 2
-
-
 # --- files
 
 

@@ -161,9 +161,9 @@ async def test_a_refused_step_gives_its_place_to_the_next(service: Service) -> N
     finetune_id = await service.create()
     bad = make_sft_group(request=make_request("query", image_url="https://x.example/"))
     answers = await asyncio.gather(
-        service.train(finetune_id),
+        service.train(finetune_id, lr=0.1),
         service.train(finetune_id, groups=[bad]),
-        service.train(finetune_id),
+        service.train(finetune_id, lr=0.2),
     )
     assert sorted(answer.status_code for answer in answers) == [200, 200, 422]
     details = await service.get(f"/v1/tuning/finetunes/{finetune_id}")
@@ -204,7 +204,11 @@ async def test_answers_run_together_beside_one_step_and_never_two(serve: Serve) 
     async with serve(max_engine_calls=3) as service:
         one, other = await service.create("one"), await service.create("other")
         service.engine.gate.clear()
-        steps = [start(service.train(one)), start(service.train(one)), start(service.train(other))]
+        steps = [
+            start(service.train(one, lr=0.1)),
+            start(service.train(one, lr=0.2)),
+            start(service.train(other)),
+        ]
         await until(partial(has_waiting, service, 2))
         answers = [start(service.roll(one)) for _ in range(4)]
         await until(partial(has_waiting, service, 3))
@@ -328,7 +332,7 @@ async def test_rollouts_that_run_are_finished_although_their_caller_left(service
 async def test_a_step_runs_to_its_end_although_its_caller_left(service: Service) -> None:
     finetune_id = await service.create()
     service.engine.gate.clear()
-    running = start(service.train(finetune_id))
+    running = start(service.train(finetune_id, lr=0.1))
     await until(lambda: service.engine.calls)
     body = {"finetune_id": finetune_id, "groups": [make_sft_group()]}
     waiting, left = await send_and_leave(service, "/v1/tuning/train_step", body)
@@ -349,7 +353,10 @@ async def test_a_step_survives_the_cancelling_of_its_handler(service: Service) -
     running.cancel()
     service.engine.gate.set()
     await until(lambda: service.dispatcher.num_running == 0)
-    assert (await service.train(finetune_id)).json()["step"] == 2
+    again = await service.train(finetune_id)  # the caller had no answer, and gets it now
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json()["step"] == 1
+    assert (await service.train(finetune_id, lr=0.1)).json()["step"] == 2
 
 
 # --- workers that die
@@ -448,9 +455,9 @@ async def test_rollouts_are_not_made_again_too_late(
 async def test_draining_refuses_what_waits_and_finishes_what_runs(service: Service) -> None:
     finetune_id = await service.create()
     service.engine.gate.clear()
-    running = start(service.train(finetune_id))
+    running = start(service.train(finetune_id, lr=0.1))
     await until(lambda: service.engine.calls)
-    waiting = start(service.train(finetune_id))
+    waiting = start(service.train(finetune_id, lr=0.2))
     await until(lambda: service.dispatcher.num_waiting == 1)
     service.dispatcher.drain()
     refusal(await waiting, 503, "overloaded")

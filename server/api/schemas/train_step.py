@@ -24,6 +24,7 @@ from server.domain.body import Body, Number
 from server.domain.errors import Loc, ValidationFailedError
 from server.domain.train_options import OptionsBody
 from server.services.images import ImageUrls
+from server.services.keyed import KeyedCall
 from server.services.training import TrainOrder
 
 
@@ -182,11 +183,13 @@ class TrainStepBody(Body):
     learning_rate: _Rate | None = None
     options: OptionsBody | None = None
     expected_step: Annotated[Integer, Field(ge=0)] | None = None
+    idempotency_key: StrictStr | None = None
 
     def to_order(
         self,
         *,
         fingerprint: bytes,
+        keyed: KeyedCall | None = None,
         max_groups: int,
         max_examples: int,
         default_options: TrainOptions,
@@ -227,6 +230,7 @@ class TrainStepBody(Body):
             options=(self.options or OptionsBody()).to_contract(default_options),
             expected_step=self.expected_step,
             fingerprint=fingerprint,
+            keyed=keyed,
         )
 
 

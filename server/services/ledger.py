@@ -1,0 +1,290 @@
+"""The ledger of train requests: one that comes again is joined, answered again, or a new step.
+
+The SDK sends the same bytes again when it had no answer, and scripts send the same bytes again on
+purpose. Rules (http-api.md 4.2): a request that runs is joined; one whose answer nobody took, and
+that no later step has followed, gets the stored answer; everything else is a new step.
+
+Rows in train_requests outlive this process. What is known of deliveries lives here as well, so that
+it counts before it is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from contract import faults
+from contract.ids import parse_ulid
+from server.db import finetunes, train_requests
+from server.db.connection import Database
+from server.db.models import RequestState, TrainRequest
+from server.domain.clock import now_ms
+from server.domain.delivery import Delivery, Fate
+from server.domain.errors import ServiceError
+
+MAX_REPLAYS = 10
+"""As often as the SDK resends; then the same bytes are a new step."""
+
+OPEN_SECONDS = 5.0
+"""How long the fate of an answer that is being written is waited for."""
+
+KEPT_SECONDS = 24 * 3600.0
+"""How long an answer that nobody took is kept for its caller."""
+
+_log = structlog.get_logger("server.ledger")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes two train requests the same: who asks, of which finetune, with which bytes.
+
+    `fingerprint` is SHA-256 (hex) over the raw body, and over the key if one came in a header.
+    """
+
+    account_id: str
+    finetune_id: str
+    fingerprint: str
+
+    @property
+    def finetune_key(self) -> tuple[str, str]:
+        return self.account_id, self.finetune_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAnswer:
+    """The bytes of an answer, and whether they were stored for an earlier call."""
+
+    body: bytes
+    is_replayed: bool = False
+
+
+class Run:
+    """A request that was admitted; it goes on whoever leaves."""
+
+    def __init__(self, task: asyncio.Task[TrainAnswer]):
+        self.task = task
+        self.deliveries: list[Delivery] = []
+
+    async def answer(self, delivery: Delivery) -> TrainAnswer:
+        """Wait for the answer that all connections get which wait for it."""
+        self.deliveries.append(delivery)
+        try:
+            return await asyncio.shield(self.task)
+        except BaseException:
+            delivery.settle(Fate.LEFT)  # this connection carries no answer of a step
+            raise
+
+
+class Answered:
+    """The newest committed step of a finetune: whose answer it was, and whether that was taken."""
+
+    def __init__(
+        self,
+        *,
+        seq: int,
+        step: int,
+        fingerprint: str,
+        expires_at: float,
+        is_delivered: bool = False,
+        num_replays: int = 0,
+    ):
+        self.seq = seq
+        self.step = step
+        self.fingerprint = fingerprint
+        self.is_delivered = is_delivered
+        self.num_replays = num_replays
+        self._expires_at = expires_at
+        self._num_open = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the answer is on its way, and no connection is known to have brought it."""
+        return not self.is_delivered and self._num_open > 0
+
+    def may_be_replayed(self, now: float) -> bool:
+        """Whether the same request gets the stored answer."""
+        is_left = self.num_replays < MAX_REPLAYS and now < self._expires_at
+        return is_left and not self.is_delivered
+
+    def carried_by(self, delivery: Delivery, on_delivered: Callable[[], None]) -> None:
+        """Another connection brings the answer."""
+        self._num_open += 1
+
+        def settle(is_delivered: bool) -> None:
+            self._num_open -= 1
+            if is_delivered and not self.is_delivered:
+                self.is_delivered = True
+                on_delivered()
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+        delivery.when_known(settle)
+
+    async def known(self) -> None:
+        """Wait until the answer is known to have been taken, or not."""
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                while self.is_open:
+                    await self._changed.wait()
+        except TimeoutError:
+            _log.warning("delivery_unknown", step=self.step)
+
+
+class Ledger:
+    """The train requests of one process.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic):
+        self._database = database
+        self._clock = clock
+        self._runs: dict[Identity, Run] = {}
+        self._newest: dict[tuple[str, str], Answered | None] = {}
+        self._marking: set[asyncio.Task[None]] = set()
+        self.num_joined = 0
+        self.num_replayed = 0
+
+    async def open(self) -> None:
+        """At start: drop what an earlier process had in hand; its callers send it again."""
+        num_dropped = await self._database.write(train_requests.drop_running)
+        if num_dropped:
+            _log.info("unfinished_requests_dropped", num_requests=num_dropped)
+
+    async def close(self) -> None:
+        """Wait for the marks that are being written."""
+        await asyncio.gather(*self._marking, return_exceptions=True)
+
+    async def find(
+        self, identity: Identity, *, expected_step: int | None = None
+    ) -> Run | Answered | None:
+        """Return what answers this request without training; None: it is a new step.
+
+        Whoever gets None has to `begin` before anything else is awaited.
+        """
+        has_waited = False
+        while True:
+            run = self._runs.get(identity)
+            if run is not None:
+                self.num_joined += 1
+                _log.info("step_joined", finetune_id=identity.finetune_id)
+                return run
+            if identity.finetune_key not in self._newest:
+                if not await self._load(identity):
+                    return None
+                continue
+            newest = self._newest[identity.finetune_key]
+            if newest is None or newest.fingerprint != identity.fingerprint:
+                return None
+            if expected_step is not None and newest.step == expected_step + 1:
+                return newest
+            if newest.is_open and not has_waited:
+                has_waited = True
+                await newest.known()
+                continue
+            return newest if newest.may_be_replayed(self._clock()) else None
+
+    def begin(self, identity: Identity, work: Coroutine[Any, Any, TrainAnswer]) -> Run:
+        """Admit a new step: from here on its twins join it."""
+        assert identity not in self._runs, "a request that runs is joined"
+        run = self._runs[identity] = Run(asyncio.create_task(work))
+        run.task.add_done_callback(lambda _: self._end(identity, run))
+        return run
+
+    def committed(self, identity: Identity, *, seq: int, step: int) -> None:
+        """The step counts; call it with the transaction, before anything else is awaited."""
+        newest = self._newest[identity.finetune_key] = Answered(
+            seq=seq,
+            step=step,
+            fingerprint=identity.fingerprint,
+            expires_at=self._clock() + KEPT_SECONDS,
+        )
+        run = self._runs.pop(identity)
+        for delivery in run.deliveries:
+            self.carry(identity, newest, delivery)
+
+    def newest(self, identity: Identity) -> Answered | None:
+        """The newest committed step of the finetune, if it is this request's."""
+        newest = self._newest.get(identity.finetune_key)
+        is_ours = newest is not None and newest.fingerprint == identity.fingerprint
+        return newest if is_ours else None
+
+    def carry(self, identity: Identity, answered: Answered, delivery: Delivery) -> None:
+        """A connection brings the answer of a step."""
+        answered.carried_by(delivery, lambda: self._mark_soon(identity.finetune_id, answered.seq))
+
+    async def count_replay(self, identity: Identity, answered: Answered) -> None:
+        """The stored answer is sent once more."""
+        answered.num_replays += 1
+        self.num_replayed += 1
+        _log.info(
+            "step_replayed",
+            finetune_id=identity.finetune_id,
+            step=answered.step,
+            num_replays=answered.num_replays,
+        )
+        await self._database.write(train_requests.count_replay, identity.finetune_id, answered.seq)
+
+    def forget(self, account_id: str, finetune_id: str) -> None:
+        """The finetune is deleted."""
+        self._newest.pop((account_id, finetune_id), None)
+
+    async def _load(self, identity: Identity) -> bool:
+        """Read the newest step of a finetune; False if there is no such finetune."""
+        row = await self._database.read(_newest, identity.account_id, identity.finetune_id)
+        if row is None:
+            return False
+        self._newest.setdefault(identity.finetune_key, self._answered(row[0]))
+        return True
+
+    def _answered(self, row: TrainRequest | None) -> Answered | None:
+        if row is None or row.step is None:
+            return None
+        age_seconds = max(0, now_ms() - (row.done_at_ms or 0)) / 1000
+        return Answered(
+            seq=row.seq,
+            step=row.step,
+            fingerprint=row.fingerprint,
+            expires_at=self._clock() + KEPT_SECONDS - age_seconds,
+            is_delivered=row.state == RequestState.DELIVERED,
+            num_replays=row.num_replays,
+        )
+
+    def _end(self, identity: Identity, run: Run) -> None:
+        """A request that was refused or failed leaves nothing that could be joined."""
+        if self._runs.get(identity) is run:
+            del self._runs[identity]
+        if not run.task.cancelled():
+            run.task.exception()  # looked at, so that asyncio does not report it when nobody waits
+
+    def _mark_soon(self, finetune_id: str, seq: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._mark(finetune_id, seq))
+        self._marking.add(task)
+        task.add_done_callback(self._marking.discard)
+
+    async def _mark(self, finetune_id: str, seq: int) -> None:
+        faults.point("step.deliver")
+        try:
+            await self._database.write(
+                train_requests.mark_delivered, finetune_id, seq, at_ms=now_ms()
+            )
+        except ServiceError as error:  # the gap that stays: a crash now replays one answer too many
+            _log.warning("delivery_not_recorded", finetune_id=finetune_id, detail=str(error))
+
+
+def _newest(
+    session: Session, account_id: str, finetune_id: str
+) -> tuple[TrainRequest | None] | None:
+    parsed = parse_ulid(finetune_id)
+    finetune = parsed and finetunes.find_living(session, account_id, parsed)
+    if not finetune:
+        return None
+    return (train_requests.find_of_step(session, finetune.id, finetune.step),)

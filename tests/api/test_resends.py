@@ -1,0 +1,370 @@
+"""Train steps that come again: joined, answered again, or new; http-api.md 4.2 to 4.4."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from contract.errors import StorageFull
+from server.db.connection import Database
+from server.db.models import TrainRequest
+from server.domain.delivery import Fate
+from server.services import ledger
+from server.services.ledger import MAX_REPLAYS
+from tests.api.conftest import Serve
+from tests.service import Service, refusal, until
+from tests.watched import WatchedCall, post_watched, train_watched
+
+pytestmark = pytest.mark.anyio
+
+
+async def trained(service: Service, finetune_id: str, fate: Fate, **changes: Any) -> WatchedCall:
+    """One call whose answer meets a fate."""
+    call = await train_watched(service, finetune_id, **changes).answered()
+    call.delivery.settle(fate)
+    return call
+
+
+def steps_computed(service: Service) -> int:
+    return len(service.engine.commands("train_step"))
+
+
+def rows(service: Service) -> list[tuple[int, str, int | None]]:
+    """The ledger: seq, state and step of every request."""
+    database: Database = service.app.state.services.database
+    columns = select(TrainRequest.seq, TrainRequest.state, TrainRequest.step)
+    return [
+        (row.seq, row.state, row.step)
+        for row in database.read_blocking(
+            lambda session: session.execute(columns.order_by(TrainRequest.seq)).all()
+        )
+    ]
+
+
+# --- running
+
+
+async def test_a_request_that_runs_is_joined_by_its_like(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    calls = [train_watched(service, finetune_id) for _ in range(3)]
+    await until(lambda: service.engine.num_running == 1)
+    service.engine.gate.set()
+    answers = [await call.answered() for call in calls]
+    assert {answer.content for answer in answers} == {answers[0].content}
+    assert answers[0].json["step"] == 1
+    assert steps_computed(service) == 1
+
+
+async def test_one_that_waits_in_the_queue_is_joined_too(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    first = train_watched(service, finetune_id, lr=0.1)
+    await until(lambda: service.engine.num_running == 1)
+    twins = [train_watched(service, finetune_id) for _ in range(2)]
+    await until(lambda: service.dispatcher.num_waiting == 1)
+    service.engine.gate.set()
+    assert [(await call.answered()).json["step"] for call in (first, *twins)] == [1, 2, 2]
+
+
+async def test_what_was_refused_is_judged_afresh(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.faults.append(StorageFull("No space."))
+    assert (await trained(service, finetune_id, Fate.LEFT)).status == 507
+    assert rows(service) == []
+    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 1
+
+
+async def test_joined_calls_share_a_refusal(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    service.engine.faults.append(StorageFull("No space."))
+    calls = [train_watched(service, finetune_id) for _ in range(2)]
+    service.engine.gate.set()
+    assert [(await call.answered()).status for call in calls] == [507, 507]
+    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 1
+
+
+# --- done
+
+
+@pytest.mark.parametrize("fate", [Fate.LEFT, Fate.RESET])
+async def test_an_answer_that_nobody_took_is_sent_again_byte_for_byte(
+    service: Service, fate: Fate
+) -> None:
+    finetune_id = await service.create()
+    first = await trained(service, finetune_id, fate)
+    again = await trained(service, finetune_id, Fate.TAKEN)
+    assert (again.content, again.is_replayed) == (first.content, True)
+    assert first.is_replayed is False
+    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 2
+    assert steps_computed(service) == 2
+
+
+@pytest.mark.parametrize("fate", [Fate.TAKEN, Fate.QUIET])
+async def test_the_same_bytes_after_a_taken_answer_are_a_new_step(
+    service: Service, fate: Fate
+) -> None:
+    finetune_id = await service.create()
+    steps = [(await trained(service, finetune_id, fate)).json["step"] for _ in range(5)]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+async def test_of_several_connections_one_that_took_it_is_enough(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    calls = [train_watched(service, finetune_id) for _ in range(3)]
+    await until(lambda: service.engine.num_running == 1)
+    service.engine.gate.set()
+    for call, fate in zip(calls, (Fate.LEFT, Fate.TAKEN, Fate.LEFT), strict=True):
+        (await call.answered()).delivery.settle(fate)
+    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 2
+
+
+async def test_no_answer_is_sent_again_once_a_later_step_exists(service: Service) -> None:
+    finetune_id = await service.create()
+    await trained(service, finetune_id, Fate.LEFT)
+    await trained(service, finetune_id, Fate.TAKEN, lr=0.1)
+    again = await trained(service, finetune_id, Fate.TAKEN)
+    assert (again.json["step"], again.is_replayed) == (3, False)
+
+
+async def test_a_later_step_that_only_waits_is_no_later_step(service: Service) -> None:
+    finetune_id = await service.create()
+    await trained(service, finetune_id, Fate.LEFT)
+    service.engine.gate.clear()
+    later = train_watched(service, finetune_id, lr=0.1)
+    await until(lambda: service.engine.num_running == 1)
+    assert (await trained(service, finetune_id, Fate.TAKEN)).is_replayed is True
+    service.engine.gate.set()
+    assert (await later.answered()).json["step"] == 2
+
+
+async def test_a_fate_that_is_open_is_waited_for(service: Service) -> None:
+    finetune_id = await service.create()
+    first = await train_watched(service, finetune_id).answered()
+    second = train_watched(service, finetune_id)
+    await asyncio.sleep(0.02)
+    assert second.status == 0
+    first.delivery.settle(Fate.TAKEN)
+    assert (await second.answered()).json["step"] == 2
+
+
+async def test_a_fate_that_stays_open_counts_as_not_taken(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "OPEN_SECONDS", 0.02)
+    finetune_id = await service.create()
+    await train_watched(service, finetune_id).answered()
+    assert (await train_watched(service, finetune_id).answered()).is_replayed is True
+
+
+async def test_one_answer_is_sent_again_ten_times_at_most(service: Service) -> None:
+    finetune_id = await service.create()
+    answers = [await trained(service, finetune_id, Fate.LEFT) for _ in range(MAX_REPLAYS + 2)]
+    assert [answer.json["step"] for answer in answers] == [1] * (MAX_REPLAYS + 1) + [2]
+
+
+async def test_through_a_proxy_a_reset_says_nothing(service: Service) -> None:
+    finetune_id = await service.create()
+    body = {"finetune_id": finetune_id, "groups": [], "lr": 0.1}
+    body["groups"] = [
+        {"request": {"skill": "query", "question": "why?"}, "target": {"answer": "so"}}
+    ]
+    for step in (1, 2):
+        call = post_watched(service, "/v1/tuning/train_step", body, x_forwarded_for="10.0.0.9")
+        assert (await call.answered()).json["step"] == step
+        call.delivery.settle(Fate.RESET)
+
+
+async def test_equal_requests_of_two_finetunes_have_nothing_in_common(service: Service) -> None:
+    one, other = await service.create("one"), await service.create("other")
+    await trained(service, one, Fate.LEFT)
+    assert (await trained(service, other, Fate.TAKEN)).is_replayed is False
+
+
+# --- the ledger
+
+
+async def test_a_row_stands_in_the_ledger_before_the_work_and_moves_forward(
+    service: Service,
+) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    call = train_watched(service, finetune_id)
+    await until(lambda: service.engine.num_running == 1)
+    assert rows(service) == [(1, "running", None)]
+    service.engine.gate.set()
+    await call.answered()
+    assert rows(service) == [(1, "done", 1)]
+    call.delivery.settle(Fate.TAKEN)
+    await service.app.state.services.ledger.close()
+    assert rows(service) == [(1, "delivered", 1)]
+
+
+async def test_after_a_restart_the_stored_answer_is_sent_or_not(serve: Serve) -> None:
+    async with serve() as service:
+        finetune_id = await service.create()
+        first = await trained(service, finetune_id, Fate.LEFT)
+    async with serve() as service:
+        again = await trained(service, finetune_id, Fate.TAKEN)
+        assert (again.content, again.is_replayed) == (first.content, True)
+    async with serve() as service:
+        assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 2
+
+
+async def test_what_an_earlier_process_had_in_hand_is_dropped_at_the_start(serve: Serve) -> None:
+    async with serve() as service:
+        finetune_id = await service.create()
+        database: Database = service.app.state.services.database
+        row = TrainRequest(
+            finetune_id=finetune_id, seq=7, fingerprint="0" * 64, state="running", epoch=1,
+            step=None, num_replays=0, created_at_ms=1,
+        )  # fmt: skip
+        await database.write(lambda session: session.add(row))
+    async with serve() as service:
+        assert rows(service) == []
+        assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 1
+
+
+async def test_a_request_that_another_epoch_has_does_not_count(service: Service) -> None:
+    finetune_id = await service.create()
+    database: Database = service.app.state.services.database
+    service.engine.gate.clear()
+    call = train_watched(service, finetune_id)
+    await until(lambda: service.engine.num_running == 1)
+    await database.write(
+        lambda session: setattr(session.get_one(TrainRequest, (finetune_id, 1)), "epoch", 99)
+    )
+    service.engine.gate.set()
+    assert (await call.answered()).status == 404
+    shown = await service.get(f"/v1/tuning/finetunes/{finetune_id}")
+    assert shown.json()["finetune"]["step"] == 0
+
+
+async def test_a_deleted_finetune_leaves_no_row(service: Service) -> None:
+    finetune_id = await service.create()
+    await trained(service, finetune_id, Fate.LEFT)
+    await service.delete(f"/v1/tuning/finetunes/{finetune_id}")
+    assert rows(service) == []
+    assert (await trained(service, finetune_id, Fate.LEFT)).status == 404
+
+
+# --- explicit keys
+
+
+async def test_expected_step_trains_once_whatever_became_of_the_answer(service: Service) -> None:
+    finetune_id = await service.create()
+    first = await trained(service, finetune_id, Fate.TAKEN, expected_step=0)
+    again = await trained(service, finetune_id, Fate.TAKEN, expected_step=0)
+    assert (again.content, again.is_replayed) == (first.content, True)
+    assert (await trained(service, finetune_id, Fate.TAKEN, expected_step=1)).json["step"] == 2
+    for wrong in (0, 3):
+        answer = await service.train(finetune_id, expected_step=wrong)
+        assert "step 2" in refusal(answer, 409, "step_conflict")["message"]
+    other = await service.train(finetune_id, expected_step=1, lr=0.5)  # another body
+    refusal(other, 409, "step_conflict")
+    assert steps_computed(service) == 2
+
+
+async def test_expected_step_is_judged_when_its_turn_comes(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    first = train_watched(service, finetune_id, lr=0.1)
+    await until(lambda: service.engine.num_running == 1)
+    second = train_watched(service, finetune_id, expected_step=1)
+    await until(lambda: service.dispatcher.num_waiting == 1)
+    service.engine.gate.set()
+    assert (await first.answered()).json["step"] == 1
+    assert (await second.answered()).json["step"] == 2
+
+
+async def test_a_key_gives_the_stored_answer_also_after_a_delivered_one(service: Service) -> None:
+    finetune_id = await service.create()
+    first = await trained(service, finetune_id, Fate.TAKEN, idempotency_key="a")
+    await trained(service, finetune_id, Fate.TAKEN, lr=0.1)
+    again = await trained(service, finetune_id, Fate.TAKEN, idempotency_key="a")
+    assert (again.content, again.is_replayed) == (first.content, True)
+    assert (await trained(service, finetune_id, Fate.TAKEN, idempotency_key="b")).json["step"] == 3
+
+
+async def test_a_key_with_another_body_is_refused_also_while_the_first_runs(
+    service: Service,
+) -> None:
+    finetune_id = await service.create()
+    service.engine.gate.clear()
+    first = train_watched(service, finetune_id, idempotency_key="a")
+    await until(lambda: service.engine.num_running == 1)
+    answer = await service.train(finetune_id, idempotency_key="a", lr=0.1)
+    refusal(answer, 409, "idempotency_key_reused")
+    joined = train_watched(service, finetune_id, idempotency_key="a")
+    await asyncio.sleep(0.01)
+    service.engine.gate.set()
+    assert (await first.answered()).content == (await joined.answered()).content
+    answer = await service.train(finetune_id, idempotency_key="a", lr=0.1)
+    refusal(answer, 409, "idempotency_key_reused")
+    assert steps_computed(service) == 1
+
+
+async def test_a_refused_call_frees_its_key(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.faults.append(StorageFull("No space."))
+    assert (await service.train(finetune_id, idempotency_key="a")).status_code == 507
+    assert (await service.train(finetune_id, idempotency_key="a", lr=0.1)).status_code == 200
+
+
+async def test_a_key_in_the_header_tells_equal_bodies_apart(service: Service) -> None:
+    finetune_id = await service.create()
+    body = {
+        "finetune_id": finetune_id,
+        "groups": [{"request": {"skill": "query", "question": "?"}, "target": {"answer": "!"}}],
+    }
+    steps = [
+        (await service.post("/v1/tuning/train_step", body, headers={"Idempotency-Key": key}))
+        for key in ("a", "b", "a")
+    ]
+    assert [answer.json()["step"] for answer in steps] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "with space", "ümlaut"])
+async def test_a_key_of_odd_shape_is_refused(service: Service, key: str) -> None:
+    answer = await service.train(await service.create(), idempotency_key=key)
+    refusal(answer, 422, "validation_error")
+
+
+async def test_create_and_save_take_keys(service: Service) -> None:
+    path = "/v1/tuning/finetunes"
+    made = [
+        await service.post(path, {"name": "a", "rank": 8}, headers={"Idempotency-Key": "k"})
+        for _ in range(2)
+    ]
+    assert made[0].content == made[1].content
+    assert made[1].headers["idempotent-replayed"] == "true"
+    other = await service.post(path, {"name": "b", "rank": 8}, headers={"Idempotency-Key": "k"})
+    refusal(other, 409, "idempotency_key_reused")
+    finetune_id = made[0].json()["finetune_id"]
+    saved = []
+    for lr in (0.1, 0.2):
+        await service.train(finetune_id, lr=lr)
+        saved.append(
+            await service.http.post(
+                f"{path}/{finetune_id}/checkpoints/save", headers={"Idempotency-Key": "k"}
+            )
+        )
+    assert saved[0].json()["checkpoint"]["step"] == saved[1].json()["checkpoint"]["step"] == 1
+    assert (await service.save(finetune_id)).json()["checkpoint"]["step"] == 2
+
+
+async def test_eight_creates_with_one_key_at_once_are_one(service: Service) -> None:
+    calls = [
+        service.post(
+            "/v1/tuning/finetunes", {"name": "a", "rank": 8}, headers={"Idempotency-Key": "k"}
+        )
+        for _ in range(8)
+    ]
+    answers = await asyncio.gather(*calls)
+    assert {answer.content for answer in answers} == {answers[0].content}
+    assert all(answer.status_code == 200 for answer in answers)
