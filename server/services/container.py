@@ -81,7 +81,7 @@ def build_services(
         max_answer_bytes=config.max_answer_pixel_bytes,
         max_at_once=config.num_image_processes + 1,
     )
-    ledger = Ledger(database)
+    ledger = Ledger(database, meters)
     keyed = KeyedCalls(database)
     return Services(
         config=config,
@@ -108,6 +108,7 @@ def build_services(
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
             linger_seconds=config.rollout_linger_seconds,
+            meters=meters,
         ),
         training=Training(
             database=database,

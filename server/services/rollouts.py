@@ -19,6 +19,7 @@ from server.domain.errors import (
     WorkerUnavailableError,
 )
 from server.domain.seeds import SeedSource
+from server.meters import ROLLOUTS_TAKEN_OVER, Meters
 from server.services.adapters import Adapters, AdapterState
 from server.services.dispatch import Dispatcher, Place, SupervisedEngine
 from server.services.handover import Handover
@@ -57,8 +58,13 @@ class Rollouts:
         queue_seconds: float,
         answer_seconds: float,
         linger_seconds: float,
+        meters: Meters,
     ):
-        self._lingering = Lingering[RolloutsMade](seconds=linger_seconds, clock=dispatcher.clock)
+        self._lingering = Lingering[RolloutsMade](
+            seconds=linger_seconds,
+            clock=dispatcher.clock,
+            on_taken_over=lambda: meters.count(ROLLOUTS_TAKEN_OVER),
+        )
         self._engine = engine
         self._dispatcher = dispatcher
         self._handover = handover
