@@ -29,6 +29,7 @@ from server.db.meta import next_epoch
 from server.db.ownership import NotOwnerError, own_database
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
+from server.http.listener import num_waiting_at
 from server.http.protocol import DeliveryProtocol
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
@@ -39,6 +40,7 @@ from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
+MAX_LAST_LOOKS = 10_000
 LAST_SECONDS = 5.0
 """After the worker has gone, how long its calls may take to be answered with 503."""
 
@@ -94,11 +96,24 @@ async def _run(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end us by the signal they caught."""
+    """uvicorn without its signal handlers, which would end us by the signal they caught, and with
+    an end that breaks nothing off."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port when nobody waits at it.
+
+        A connection in its queue may have brought its whole body; closed unread it would be reset,
+        and the SDK does not send again after that.
+        """
+        for _ in range(MAX_LAST_LOOKS):
+            if not any(map(num_waiting_at, sockets or ())):
+                break
+            await asyncio.sleep(0)  # the loop accepts meanwhile
+        await super().shutdown(sockets)
 
 
 class _Service:
