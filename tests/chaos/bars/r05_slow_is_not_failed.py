@@ -68,10 +68,9 @@ def _stopped_worker(service: Service) -> Iterator[None]:
 def _slow_step(service: Service, history: History, tuned: Tuned, verdict: Verdict) -> None:
     set_patience(Patience(train=SHORT_SECONDS, base_delay=0.01, max_delay=0.05))
     before = tuned.train([sft(1)])["step"]
-    with crew() as clients:
-        with _stopped_worker(service):
-            clients.start(lambda: tuned.train([sft(2)]))
-            _wait_out_patience(history)
+    with crew() as clients, _stopped_worker(service):
+        clients.start(lambda: tuned.train([sft(2)]))
+        _wait_out_patience(history)
     set_patience(CALM)
     slow = history.calls[-1]
     verdict.violations += [f"the slow step: {error!r}" for error in clients.errors]
@@ -82,10 +81,9 @@ def _slow_step(service: Service, history: History, tuned: Tuned, verdict: Verdic
 def _slow_rollouts(service: Service, history: History, tuned: Tuned, verdict: Verdict) -> None:
     set_patience(Patience(request=SHORT_SECONDS, base_delay=0.01, max_delay=0.05))
     before = service.visits().get("rollouts.begin", 0)
-    with crew() as clients:
-        with _stopped_worker(service):
-            clients.start(lambda: tuned.rollouts(1))
-            _wait_out_patience(history)
+    with crew() as clients, _stopped_worker(service):
+        clients.start(lambda: tuned.rollouts(1))
+        _wait_out_patience(history)
     set_patience(CALM)
     executions = service.visits().get("rollouts.begin", 0) - before
     verdict.violations += [f"the slow rollouts: {error!r}" for error in clients.errors]
@@ -112,11 +110,10 @@ def _parallel_steps(service: Service, client: Client, tuned: Tuned, verdict: Ver
     def train() -> None:
         answers.append(tuned.train([sft(5)])["step"])
 
-    with crew() as clients:
-        with _stopped_worker(service):
-            for _ in range(2):
-                clients.start(train)
-            until(lambda: _count_event(service, "step_joined") > 0, "the twin has joined")
+    with crew() as clients, _stopped_worker(service):
+        for _ in range(2):
+            clients.start(train)
+        until(lambda: _count_event(service, "step_joined") > 0, "the twin has joined")
     verdict.violations += [f"equal steps in parallel: {error!r}" for error in clients.errors]
     verdict.demand(
         answers == [before + 1] * 2, f"two equal steps in parallel after {before}: {answers}"
