@@ -20,7 +20,7 @@ SDK_VERSION := 2.6.1
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-bench demo serve test test-fast mutate cov check lint type imports fmt wheel \
+.PHONY: help setup postgres setup-bench demo serve test test-fast mutate cov check lint type imports fmt wheel \
         constraints docs revision clean
 
 help: ## print these commands
@@ -35,10 +35,15 @@ ifeq ($(TORCH),cpu)
 else
 	$(PIP) install -q --no-deps $(OTHER_TORCH) torch==$(TORCH_VERSION)
 endif
-	$(PIP) install -q -c constraints.txt -e '.[trainer,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,postgres]'
 	$(PIP) install -q --no-deps moondream==$(SDK_VERSION)
 	rm -f $(VENV)/.ready-*
 	touch $@
+
+# The server that the database, API and migration tests use besides SQLite; without it they skip.
+postgres: ## PostgreSQL's programs, by apt-get, unless they are there (as root)
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql; }
 
 setup-bench: setup ## add what benchmarks compare against
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench,postgres]'

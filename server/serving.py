@@ -26,6 +26,7 @@ from server.data_lock import DataDirectoryError, lock_data_directory
 from server.db import migrate
 from server.db.connection import Database
 from server.db.meta import next_epoch
+from server.db.ownership import NotOwnerError, own_database
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.http.protocol import DeliveryProtocol
@@ -34,6 +35,7 @@ from server.logs import configure_logs
 from server.ready import base_url, ready_line
 from server.restarts import RestartSchedule
 from server.services.container import Services
+from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
@@ -41,6 +43,8 @@ LAST_SECONDS = 5.0
 """After the worker has gone, how long its calls may take to be answered with 503."""
 
 EXIT_AT_ONCE = 130
+OTHERS_SEE_NOTHING = 0o077
+"""The mask of all that this process and its children create: prompts, keys and weights."""
 
 
 class CannotServeError(Exception):
@@ -59,17 +63,22 @@ def serve(
 
     Args:
         launch: How to start the worker; absent: the trainer with the configured model.
-        restarts: When to start it again; absent: as `RestartSchedule` says by itself.
+        restarts: When to start it again; absent: as in production.
     """
     configure_logs(config.log_level)
     faults.arm(config.fault)
+    os.umask(OTHERS_SEE_NOTHING)
     try:
-        with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
+        with (
+            _bind(config.host, config.port) as listener,
+            lock_data_directory(config.data_dir),
+            own_database(config, on_loss=_leave),
+        ):
             _upgrade(config)
             asyncio.run(_run(config, listener, launch or _trainer_launch(config), restarts))
     except KeyboardInterrupt:  # before there was a loop to hear it
         return EXIT_AT_ONCE
-    except (CannotServeError, DataDirectoryError, WorkerRefusedError) as error:
+    except (CannotServeError, DataDirectoryError, NotOwnerError, WorkerRefusedError) as error:
         _say(str(error))
         return 1
     return 0
@@ -110,6 +119,9 @@ class _Service:
             restarts=restarts,
             next_epoch=functools.partial(_next_epoch, config),
             on_status=self._show_progress,
+            limits=SilenceLimits(
+                starting=config.worker_start_seconds, ready=config.worker_silence_seconds
+            ),
         )
         self._decoder = ImageDecoder(
             num_processes=config.num_image_processes,
@@ -189,6 +201,12 @@ class _Service:
         await self._engine.stop()
         await asyncio.sleep(LAST_SECONDS)
         self._server.force_exit = True
+
+
+def _leave(reason: str) -> None:
+    """Somebody else serves our database: stop in order, from whatever thread noticed it."""
+    _say(reason)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-import torch
-
 from contract import faults
 from contract.codec import to_plain
 from contract.engine import AnswerDelta
@@ -29,6 +27,7 @@ from contract.errors import EngineError, EngineFailed, RequestRefused
 from contract.framing import PREFIX, Message, decode, encode
 from contract.messages import COMMANDS, error_to_plain, read_call
 from contract.skills import Pixels
+from trainer.device_memory import OUT_OF_MEMORY, forget_frames
 from trainer.engine import TrainerEngine
 
 STATS_SECONDS = 1.0
@@ -87,10 +86,13 @@ class Connection:
         return buffer
 
 
-def run_worker(connection: Connection, engine: TrainerEngine, *, epoch: int) -> None:
+def run_worker(
+    connection: Connection, engine: TrainerEngine, *, epoch: int, canary: str = ""
+) -> None:
     """Say that the model is ready, then serve calls until told to stop or left alone."""
     with suppress(BrokenPipeError, ConnectionResetError):  # left alone while saying something
-        connection.send({"kind": "ready", "epoch": epoch, "model": to_plain(engine.describe())})
+        model = to_plain(engine.describe())
+        connection.send({"kind": "ready", "epoch": epoch, "model": model, "canary": canary})
         _Worker(connection, engine, epoch).run()
 
 
@@ -147,6 +149,8 @@ class _Worker:
                 return False
             if read.kind == "stop":
                 self._is_stopping = True
+            elif read.kind == "ping":
+                self._tell_stats()
             elif read.kind == "cancel":
                 self._cancel(read.call_id)
             else:
@@ -193,7 +197,8 @@ class _Worker:
             return _error(EngineFailed("The call was cancelled."))
         except EngineError as error:
             return _error(error)
-        except torch.OutOfMemoryError:
+        except OUT_OF_MEMORY as error:
+            forget_frames(error)
             self._engine.release_memory()
             return _error(
                 RequestRefused(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from pathlib import Path
 
 from alembic import command
@@ -14,6 +13,7 @@ from sqlalchemy import Connection, make_url
 
 from server.config import ServerConfig
 from server.db.connection import Database
+from server.domain.clock import file_stamp
 
 
 class SchemaError(Exception):
@@ -93,7 +93,7 @@ def _back_up(url: str, revision: str) -> None:
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return
     path = Path(parsed.database)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    stamp = file_stamp()
     target = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
     source, copy = sqlite3.connect(path), sqlite3.connect(target)
     try:

@@ -212,7 +212,15 @@ class Service:
 
     def get(self, path: str, timeout: float = 10.0) -> tuple[int, Any]:
         """GET, and the status with the JSON; 0 when nobody answers."""
-        request = urllib.request.Request(f"{self.url}{path}")
+        return self._ask(urllib.request.Request(f"{self.url}{path}"), timeout)
+
+    def post(self, path: str, body: Any, timeout: float = 10.0) -> tuple[int, Any]:
+        """POST, and the status with the JSON; 0 when nobody answers."""
+        content = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        return self._ask(urllib.request.Request(f"{self.url}{path}", content, headers), timeout)
+
+    def _ask(self, request: urllib.request.Request, timeout: float) -> tuple[int, Any]:
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return answer.status, json.load(answer)
