@@ -265,9 +265,13 @@ class Service:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-num_lines:])
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs, orphans included."""
         if self.is_running:
-            self.kill()
+            self.signal(signal.SIGKILL)
+            self.api.wait()
+        for life in self.lives():
+            if life.is_alive:
+                life.kill()
         if self._stdout is not None:
             os.close(self._stdout)
             self._stdout = None
