@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import urllib.error
 import urllib.request
+from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,9 +245,9 @@ class Service:
     def database_path(self) -> Path:
         return self.data_dir / DATABASE_FILE
 
-    def visits(self) -> dict[str, int]:
-        """How often each fault point was visited; only after a start that counts."""
-        return dict(visits.read(self.visits_path))
+    def visits(self) -> Counter[tuple[str, str]]:
+        """How often each process visited each fault point; only after a start that counts."""
+        return visits.read(self.visits_path)
 
     def forget_visits(self) -> None:
         self.visits_path.unlink(missing_ok=True)
