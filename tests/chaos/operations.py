@@ -77,8 +77,9 @@ def _judge_saved(world: World, step: int, answer: dict[str, Any]) -> str | None:
     found = world.rows(
         "SELECT step FROM checkpoints WHERE finetune_id = ? AND step = ?", world.tuned.id, step
     )
-    right = answer["step"] == step and found == [(step,)]
-    return None if right else f"saved {answer['step']}, wanted is {step}, rows are {found}"
+    saved = answer["checkpoint"]["step"]
+    right = saved == step and found == [(step,)]
+    return None if right else f"saved {saved}, wanted is {step}, rows are {found}"
 
 
 def _a_saved_step(world: World) -> int:
