@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.bodies.store import BodyStore
 from server.config import ServerConfig
 from server.db.connection import Database
 from server.domain.seeds import SeedSource
@@ -22,6 +23,7 @@ from server.services.keyed import KeyedCalls
 from server.services.ledger import Ledger
 from server.services.metrics import Metrics
 from server.services.observation import Observation
+from server.services.pictures import Pictures
 from server.services.rollouts import Rollouts
 from server.services.training import Training
 
@@ -35,6 +37,8 @@ class Services:
     database: Database
     meters: Meters
     observation: Observation
+    bodies: BodyStore
+    pictures: Pictures
     dispatcher: Dispatcher
     cleanup: Cleanup
     ledger: Ledger
@@ -64,6 +68,19 @@ def build_services(
     dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls, meters=meters)
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
+    bodies = BodyStore(
+        config.data_dir / "spool",
+        max_bytes=config.max_queued_bytes,
+        max_memory_bytes=config.max_body_memory_bytes,
+        min_free_bytes=config.min_free_bytes,
+    )
+    pictures = Pictures(
+        decoder,
+        bodies,
+        max_step_bytes=config.max_step_pixel_bytes,
+        max_answer_bytes=config.max_answer_pixel_bytes,
+        max_at_once=config.num_image_processes + 1,
+    )
     ledger = Ledger(database)
     keyed = KeyedCalls(database)
     return Services(
@@ -74,6 +91,8 @@ def build_services(
         observation=Observation(
             meters=meters, dispatcher=dispatcher, engine=engine, decoder=decoder
         ),
+        bodies=bodies,
+        pictures=pictures,
         dispatcher=dispatcher,
         cleanup=cleanup,
         ledger=ledger,
@@ -84,7 +103,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             seeds=seeds,
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
@@ -96,7 +115,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             files=files,
             cleanup=cleanup,
             meters=meters,
@@ -122,7 +141,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             seeds=seeds,
             base_aliases=config.model_aliases,
             queue_seconds=config.inference_queue_seconds,
