@@ -79,7 +79,7 @@ def test_the_next_step_is_the_same_whatever_code_made_the_ones_before(
     model = tmp_path / "micro"
     write_micro_checkpoint(model)
     losses: set[float] = set()
-    for schema in SCHEMAS:
+    for schema in (SCHEMAS[0], SCHEMAS[-1]):  # each takes a server of its own
         own = config.model_copy(update={"data_dir": tmp_path / schema})
         lay_out(schema, own)
         with LiveServer(own.data_dir, "--model", str(model), "--seed", "7") as server:
