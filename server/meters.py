@@ -47,6 +47,12 @@ STEPS = Metric(
     help="Train steps that were committed; applied is false for one that changed nothing.",
     labels=("finetune_id", "applied"),
 )
+STEPS_NOT_FINITE = Metric(
+    name="moontune_steps_not_finite_total",
+    kind=MetricKind.COUNTER,
+    help="Train steps that changed nothing because loss or gradient was not finite.",
+    labels=("finetune_id",),
+)
 PICTURE_HITS = Metric(
     name="moontune_picture_cache_hits_total",
     kind=MetricKind.COUNTER,
@@ -80,6 +86,7 @@ API_METRICS: dict[str, Metric] = {
         READY,
         WORKER_STARTS,
         STEPS,
+        STEPS_NOT_FINITE,
         PICTURE_HITS,
         PICTURE_MISSES,
         HTTP_REQUESTS,

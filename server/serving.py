@@ -35,6 +35,7 @@ from server.logs import configure_logs
 from server.ready import base_url, ready_line
 from server.restarts import RestartSchedule
 from server.services.container import Services
+from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
@@ -62,7 +63,7 @@ def serve(
 
     Args:
         launch: How to start the worker; absent: the trainer with the configured model.
-        restarts: When to start it again; absent: as `RestartSchedule` says by itself.
+        restarts: When to start it again; absent: as in production.
     """
     configure_logs(config.log_level)
     faults.arm(config.fault)
@@ -118,6 +119,9 @@ class _Service:
             restarts=restarts,
             next_epoch=functools.partial(_next_epoch, config),
             on_status=self._show_progress,
+            limits=SilenceLimits(
+                starting=config.worker_start_seconds, ready=config.worker_silence_seconds
+            ),
         )
         self._decoder = ImageDecoder(
             num_processes=config.num_image_processes,

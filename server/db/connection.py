@@ -120,7 +120,7 @@ def _unit_of_work(
         with Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
     except SQLAlchemyError as error:
-        refusal = translate(error)
+        refusal = translate(error, engine)
         if refusal is None:
             raise
         raise refusal from error

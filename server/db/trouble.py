@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
+import structlog
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from contract.disk import free_bytes, storage_full
+from contract.errors import StorageFull
 from server.domain.errors import OverloadedError, ServiceError, StorageFullError
+
+COMMIT_BYTES = 64 << 10
+"""What a small commit may add to the log: some pages, and the shared index of the log."""
+
+_log = structlog.get_logger("server.database")
 
 _SQLITE_AWAY = frozenset(
     {
@@ -33,28 +43,30 @@ _AWAY_CLASSES = (
 """SQLSTATE of PostgreSQL; its manual, appendix A."""
 
 
-def translate(error: SQLAlchemyError) -> ServiceError | None:
+def translate(error: SQLAlchemyError, engine: Engine) -> ServiceError | None:
     """Return the refusal that a database error means; None if it is nobody's but ours."""
     if isinstance(error, PoolTimeoutError):
         return _away()
     if not isinstance(error, DBAPIError):
         return None
     if isinstance(error.orig, sqlite3.Error):
-        return _of_sqlite(error.orig)
+        return _of_sqlite(error.orig, Path(engine.url.database or ""))
     return _of_postgresql(error)
 
 
-def _of_sqlite(error: sqlite3.Error) -> ServiceError | None:
+def _of_sqlite(error: sqlite3.Error, path: Path) -> ServiceError | None:
+    """SQLite says "disk I/O error" where the shared memory of its log cannot grow."""
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
-    if code == sqlite3.SQLITE_FULL:
-        return _full()
+    is_short = code == sqlite3.SQLITE_IOERR and free_bytes(path.parent) < COMMIT_BYTES
+    if code == sqlite3.SQLITE_FULL or is_short:
+        return _full(storage_full(path, num_bytes=COMMIT_BYTES), error)
     return _away() if code in _SQLITE_AWAY else None
 
 
 def _of_postgresql(error: DBAPIError) -> ServiceError | None:
     state: str | None = getattr(error.orig, "sqlstate", None)
     if state == _DISK_FULL:
-        return _full()
+        return _full(StorageFull("the disk of the database server is full"), error)
     if state is None:  # it never came to a statement
         is_away = error.connection_invalidated or isinstance(error, OperationalError)
     else:
@@ -62,8 +74,9 @@ def _of_postgresql(error: DBAPIError) -> ServiceError | None:
     return _away() if is_away else None
 
 
-def _full() -> ServiceError:
-    return StorageFullError("The disk of the database is full. Free some space.")
+def _full(full: StorageFull, error: Exception) -> ServiceError:
+    _log.error("storage_full", detail=f"{full}: {error}")
+    return StorageFullError.of(full)
 
 
 def _away() -> ServiceError:

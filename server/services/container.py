@@ -57,7 +57,7 @@ def build_services(
 ) -> Services:
     """Wire the services; nothing is started and nothing is opened."""
     database = Database(config.resolved_database_url)
-    files = StateFiles(config.data_dir)
+    files = StateFiles(config.data_dir, min_free_bytes=config.min_free_bytes)
     seeds = SeedSource(root_seed)
     cleanup = Cleanup(database, files, engine)
     meters = Meters()
@@ -88,6 +88,7 @@ def build_services(
             seeds=seeds,
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
+            linger_seconds=config.rollout_linger_seconds,
         ),
         training=Training(
             database=database,

@@ -40,6 +40,7 @@ from server.meters import STEPS, Meters
 from server.services.adapters import Adapters, AdapterState
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
+from server.services.finite_watch import FiniteWatch
 from server.services.handover import Handover
 from server.services.images import ImageDecoder, ImageUrl, decode_images
 from server.services.keyed import KeyedCall, KeyedCalls
@@ -107,6 +108,7 @@ class Training:
         self._files = files
         self._cleanup = cleanup
         self._meters = meters
+        self._finite = FiniteWatch(meters)
         self._queue_seconds = queue_seconds
         self._admitted: set[asyncio.Task[TrainAnswer]] = set()
         self._keys_in_hand: dict[tuple[str, str], str] = {}
@@ -247,6 +249,7 @@ class Training:
             self._cleanup.sweep_soon(finetune_id)
         faults.point("step.committed")
         self._meters.count(STEPS, finetune_id, "true" if trained.applied else "false")
+        self._finite.saw(finetune_id, step, trained)
         _log.info(
             "step_committed",
             finetune_id=finetune_id,
@@ -278,6 +281,7 @@ class Training:
         outputs: ExitStack,
         claim: _Claim,
     ) -> StepTrained:
+        await self._files.require_space(state.step_bytes)
         finetune_id = state.adapter.finetune_id
         epoch = self._engine.status().epoch
         if epoch != claim.epoch:  # another worker than the one that the ledger names

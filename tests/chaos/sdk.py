@@ -60,6 +60,10 @@ def set_patience(patience: Patience) -> None:
     sdk.Finetune._request_json.__defaults__ = (*defaults[:-1], patience.request)
 
 
+class EmptyAnswerError(ConnectionError):
+    """The SDK returned `{}`: the answer broke off before its body began."""
+
+
 class Client:
     """One user of the SDK; every call goes into the history.
 
@@ -98,6 +102,8 @@ class Client:
     def _written(self, call: Call, work: Callable[[], Any]) -> Any:
         try:
             result = work()
+            if result == {}:
+                raise EmptyAnswerError("the SDK returned {}, as for an answer that broke off")
         except BaseException as error:
             if isinstance(error, urllib.error.HTTPError):
                 with suppress(OSError, ValueError):

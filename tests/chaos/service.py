@@ -230,6 +230,12 @@ class Service:
         except OSError:
             return 0, None
 
+    def metric(self, name: str) -> float:
+        """A series of /metrics, labels included; 0 where there is none."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10.0) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
     def database(self) -> closing[sqlite3.Connection]:
         """The database, to look at; it may be in use."""
         return closing(sqlite3.connect(self.database_path, timeout=10.0, isolation_level=None))
