@@ -61,6 +61,16 @@ def require_current(database: Database) -> None:
         )
 
 
+def schema_of(database: Database) -> str | None:
+    """Return the schema that a database has, if this release knows it.
+
+    Raises:
+        SchemaError: A newer release made it, or it is not ours.
+    """
+    with database.readers.connect() as connection, connection.begin():
+        return _check(connection)
+
+
 def _check(connection: Connection) -> str | None:
     """Return the revision of a database, None for an empty one."""
     current = MigrationContext.configure(connection).get_current_revision()
