@@ -39,6 +39,10 @@ _STOP = Message(header={"kind": "stop"})
 _PING = Message(header={"kind": "ping"})
 
 
+def _encoded(call_id: int, verb: str, command: Any, images: Sequence[Pixels]) -> Parts:
+    return encode(call_message(call_id, verb, command, images))
+
+
 class NotHandedOverError(WorkerUnavailable):
     """The worker ended before it saw anything of this call, which may go to the next one."""
 
@@ -134,9 +138,12 @@ class Dialogue:
         """
         call_id = next(self._ids)
         # In a thread, because the header of a step with many rollouts has megabytes.
-        message = await asyncio.to_thread(call_message, call_id, verb, command, images)
-        parts = await asyncio.to_thread(encode, message)
-        call = _Call(verb, parts, asyncio.get_running_loop().create_future(), on_delta)
+        call = _Call(
+            verb,
+            await asyncio.to_thread(_encoded, call_id, verb, command, images),
+            asyncio.get_running_loop().create_future(),
+            on_delta,
+        )
         if self._is_over:
             raise self._loss(call)
         self._calls[call_id] = call
@@ -176,7 +183,9 @@ class Dialogue:
                     await self._channel.send(encode(item))
                 elif not item.answer.done():
                     item.is_handed_over = True
-                    await self._channel.send(item.parts)
+                    parts, item.parts = item.parts, ()
+                    await self._channel.send(parts)
+                    del parts  # the worker has it; the wait for the next message holds nothing
             await self._channel.send(encode(_STOP))
         except OSError:
             pass  # The worker is gone, which the reading side is about to notice.

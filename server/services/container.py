@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.bodies.store import BodyStore
 from server.config import ServerConfig
 from server.db.connection import Database
 from server.domain.seeds import SeedSource
@@ -22,6 +23,7 @@ from server.services.keyed import KeyedCalls
 from server.services.ledger import Ledger
 from server.services.metrics import Metrics
 from server.services.observation import Observation
+from server.services.pictures import Pictures
 from server.services.rollouts import Rollouts
 from server.services.training import Training
 
@@ -35,6 +37,8 @@ class Services:
     database: Database
     meters: Meters
     observation: Observation
+    bodies: BodyStore
+    pictures: Pictures
     dispatcher: Dispatcher
     cleanup: Cleanup
     ledger: Ledger
@@ -64,7 +68,20 @@ def build_services(
     dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls, meters=meters)
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
-    ledger = Ledger(database)
+    bodies = BodyStore(
+        config.data_dir / "spool",
+        max_bytes=config.max_queued_bytes,
+        max_memory_bytes=config.max_body_memory_bytes,
+        min_free_bytes=config.min_free_bytes,
+    )
+    pictures = Pictures(
+        decoder,
+        bodies,
+        max_step_bytes=config.max_step_pixel_bytes,
+        max_answer_bytes=config.max_answer_pixel_bytes,
+        max_at_once=config.num_image_processes + 1,
+    )
+    ledger = Ledger(database, meters)
     keyed = KeyedCalls(database)
     return Services(
         config=config,
@@ -74,6 +91,8 @@ def build_services(
         observation=Observation(
             meters=meters, dispatcher=dispatcher, engine=engine, decoder=decoder
         ),
+        bodies=bodies,
+        pictures=pictures,
         dispatcher=dispatcher,
         cleanup=cleanup,
         ledger=ledger,
@@ -84,11 +103,12 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             seeds=seeds,
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
             linger_seconds=config.rollout_linger_seconds,
+            meters=meters,
         ),
         training=Training(
             database=database,
@@ -96,7 +116,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             files=files,
             cleanup=cleanup,
             meters=meters,
@@ -122,7 +142,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=pictures,
             seeds=seeds,
             base_aliases=config.model_aliases,
             queue_seconds=config.inference_queue_seconds,

@@ -150,7 +150,9 @@ class Downloads:
     async def _make(self, account_id: str, checkpoint: Checkpoint) -> None:
         finetune_id, step = checkpoint.finetune_id, checkpoint.step
         try:
-            with self._dispatcher.place(WorkClass.INFERENCE, finetune_id) as place:
+            with self._dispatcher.place(
+                WorkClass.INFERENCE, finetune_id, account_id=account_id
+            ) as place:
                 await place.turn(within=self._queue_seconds)
                 begin_before = place.taken_at + self._queue_seconds
                 model = await self._handover.loaded_model(before=begin_before)

@@ -48,13 +48,20 @@ class Lingering(Generic[T]):
     Args:
         seconds: How long work goes on, and its result is kept, after its caller left.
         clock: Monotonic seconds.
+        on_taken_over: Told of each.
     """
 
-    def __init__(self, *, seconds: float, clock: Callable[[], float]):
+    def __init__(
+        self,
+        *,
+        seconds: float,
+        clock: Callable[[], float],
+        on_taken_over: Callable[[], None] = lambda: None,
+    ):
+        self._on_taken_over = on_taken_over
         self._seconds = seconds
         self._clock = clock
         self._orphans: defaultdict[Hashable, deque[Execution[T]]] = defaultdict(deque)
-        self.num_taken_over = 0
 
     @property
     def num_orphans(self) -> int:
@@ -96,7 +103,7 @@ class Lingering(Generic[T]):
         assert execution.ending is not None, "an orphan has an end"
         execution.ending.cancel()
         execution.patience.renew()
-        self.num_taken_over += 1
+        self._on_taken_over()
         _log.info("work_taken_over", is_done=execution.task.done())
         return execution
 
