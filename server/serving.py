@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,6 +30,7 @@ from server.db.meta import next_epoch
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.http.protocol import DeliveryProtocol
+from server.http.slow_clients import guarded
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
@@ -55,6 +57,7 @@ def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
         launch: How to start the worker; absent: the trainer with the configured model.
     """
     configure_logs(config.log_level)
+    _allow_many_files()
     faults.arm(config.fault)
     try:
         with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
@@ -103,7 +106,7 @@ class _Service:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=DeliveryProtocol,
+                http=guarded(DeliveryProtocol, self._services.admission.connections),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -196,6 +199,13 @@ def _bind(host: str, port: int) -> socket.socket:
             " choose another --port (0 takes a free one) or --host."
         ) from error
     return listener
+
+
+def _allow_many_files() -> None:
+    """Every connection and every large body is an open file; the soft limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _upgrade(config: ServerConfig) -> None:
