@@ -51,8 +51,8 @@ BUDGETS = Budgets(
 class LocalEngine(FakeEngine):
     """The trainer's engine in a thread; what it raises becomes what a worker would answer."""
 
-    def __init__(self) -> None:
-        self.trainer = TrainerEngine(loaded_micro(), budgets=BUDGETS)
+    def __init__(self, **options: Any) -> None:
+        self.trainer = TrainerEngine(loaded_micro(), budgets=BUDGETS, **options)
         super().__init__(self.trainer.describe())
         self._thread = ThreadPoolExecutor(1)
 
@@ -173,8 +173,16 @@ def migrated(folder: Path) -> Path:
     return folder / DATABASE_FILE
 
 
+def copied_database(data_dir: Path) -> None:
+    """Make a data directory with an empty database."""
+    data_dir.mkdir()
+    migrate.upgrade(ServerConfig(data_dir=data_dir))
+
+
 @asynccontextmanager
-async def serving(data_dir: Path, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(
+    data_dir: Path, *, micro_batch_tokens: int = 2048, **options: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     """The app on a data directory whose database is there."""
     config = ServerConfig(
         **{
@@ -185,7 +193,8 @@ async def serving(data_dir: Path, **options: Any) -> AsyncIterator[httpx.AsyncCl
             **options,
         }
     )
-    app = create_app(config, engine=LocalEngine(), image_decoder=FakeImageDecoder())
+    engine = LocalEngine(micro_batch_tokens=micro_batch_tokens)
+    app = create_app(config, engine=engine, image_decoder=FakeImageDecoder())
     transport = httpx.ASGITransport(app=app)
     async with (
         app.router.lifespan_context(app),

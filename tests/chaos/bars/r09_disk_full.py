@@ -69,11 +69,14 @@ def run(bench: Bench) -> Verdict:
         with _disk(folder / "undisturbed", AMPLE_KIB) as disk:
             undisturbed, _ = asyncio.run(_play(disk, template, verdict, min_free_bytes=0))
         stride = bench.count(commit=3, full=1)
+        room = bench.count(commit=3 * STEP_KIB, full=STEP_KIB)
         size, fits = FIRST_KIB, False
         refused: Counter[str] = Counter()
         while not fits:
             with _disk(folder / str(size), size) as disk:
-                states, calls = asyncio.run(_play(disk, template, verdict, min_free_bytes=0))
+                states, calls = asyncio.run(
+                    _play(disk, template, verdict, min_free_bytes=0, room_kib=room)
+                )
             verdict.demand(are_equal(states, undisturbed), f"{size} KiB: other weights at the end")
             refused.update(calls)
             fits = not calls
@@ -90,7 +93,12 @@ def run(bench: Bench) -> Verdict:
 
 
 async def _play(
-    disk: Path, template: Path, verdict: Verdict, *, min_free_bytes: int
+    disk: Path,
+    template: Path,
+    verdict: Verdict,
+    *,
+    min_free_bytes: int,
+    room_kib: int = AMPLE_KIB,
 ) -> tuple[list[dict], list[str]]:
     """The story on one disk; the final states, and the calls that were refused."""
     shutil.copy(template, disk / DATABASE_FILE)
@@ -101,7 +109,7 @@ async def _play(
         message = body["message"]
         says = "bytes are needed" in message and "are free" in message
         verdict.demand(says, f"507 does not say how much: {message}")
-        _resize(disk, AMPLE_KIB if min_free_bytes else _size_kib(disk) + STEP_KIB)
+        _resize(disk, _size_kib(disk) + room_kib)
 
     async with serving(disk, min_free_bytes=min_free_bytes) as http:
         player = Player(http=http, relief=relief, max_reliefs=MAX_RELIEFS)

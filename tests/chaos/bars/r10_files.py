@@ -73,9 +73,8 @@ def _undisturbed(folder: Path, template: Path, verdict: Verdict) -> list[dict[st
 
 
 async def _play(data_dir: Path, template: Path, verdict: Verdict, *, status: int) -> Told:
-    """The story; a call that fails is made once more, with nothing armed any more."""
-    data_dir.mkdir()
-    shutil.copy(template, data_dir / DATABASE_FILE)
+    """The story; a call that fails is made once more, when the fault is over."""
+    _new_data_dir(data_dir, template)
 
     async def relief(answer: httpx.Response) -> None:
         verdict.demand(answer.status_code == status, f"wanted {status}, got {answer.text}")
@@ -87,6 +86,11 @@ async def _play(data_dir: Path, template: Path, verdict: Verdict, *, status: int
         except AssertionError as error:
             verdict.violations.append(str(error))
     return player.told
+
+
+def _new_data_dir(data_dir: Path, template: Path) -> None:
+    data_dir.mkdir()
+    shutil.copy(template, data_dir / DATABASE_FILE)
 
 
 # --- a
@@ -159,8 +163,7 @@ def _system_calls(folder: Path, template: Path, verdict: Verdict) -> None:
         verdict.figures["strace"] = "skipped: not installed"
         return
     data_dir, log = folder / "traced", folder / "strace.log"
-    data_dir.mkdir()
-    shutil.copy(template, data_dir / DATABASE_FILE)
+    _new_data_dir(data_dir, template)
     command = [
         "strace", "-f", "-y", "-e", TRACED, "-s", "0", "-o", str(log),
         sys.executable, "-m", "tests.chaos.one_step", str(data_dir),
@@ -246,8 +249,7 @@ def _power_cuts(folder: Path, template: Path, bench: Bench, verdict: Verdict) ->
         moments.append((operation, database_files(), copied))
 
     async def record() -> None:
-        data_dir.mkdir()
-        shutil.copy(template, data_dir / DATABASE_FILE)
+        _new_data_dir(data_dir, template)
 
         async def relief(answer: httpx.Response) -> None:
             raise AssertionError(answer.text)
