@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,6 +32,7 @@ from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.http.listener import num_waiting_at
 from server.http.protocol import DeliveryProtocol
+from server.http.slow_clients import guarded
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
@@ -68,6 +70,7 @@ def serve(
         restarts: When to start it again; absent: as in production.
     """
     configure_logs(config.log_level)
+    _allow_many_files()
     faults.arm(config.fault)
     os.umask(OTHERS_SEE_NOTHING)
     try:
@@ -149,7 +152,7 @@ class _Service:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=DeliveryProtocol,
+                http=guarded(DeliveryProtocol, self._services.admission.connections),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -248,6 +251,13 @@ def _bind(host: str, port: int) -> socket.socket:
             " choose another --port (0 takes a free one) or --host."
         ) from error
     return listener
+
+
+def _allow_many_files() -> None:
+    """Every connection and every large body is an open file; the soft limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _upgrade(config: ServerConfig) -> None:
