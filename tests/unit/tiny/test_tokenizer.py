@@ -102,8 +102,3 @@ def test_configs_have_the_ids_of_both_families():
     assert json.loads(json.dumps(ours)) == ours
     with pytest.raises(ValueError, match="moondream4"):
         tokenizer_config("moondream4")
-
-
-def test_no_text_of_ours_holds_nul_which_no_body_may_bring_back() -> None:
-    words = Tokenizer(build_tokenizer())
-    assert words.decode(words.encode("a\0b")) == "ab"
