@@ -3,9 +3,11 @@
     API    -> worker   {"kind": "call", "id": n, "verb": ..., "command": ..., "images": [...]}
                        and the pixels of the images as blobs
     API    -> worker   {"kind": "cancel", "id": n}   nobody waits for this call any more
+    API    -> worker   {"kind": "ping"}              say something: stats follow
     API    -> worker   {"kind": "stop"}
     worker -> API      {"kind": "loading", "text": ...}            any number, before ready
-    worker -> API      {"kind": "ready", "epoch": n, "model": ...} once
+    worker -> API      {"kind": "ready", "epoch": n, "model": ..., "canary": ...} once; `canary` is
+                       a digest of what it answers to a fixed question
     worker -> API      {"kind": "result", "id": n, "epoch": n, "result": ...}
     worker -> API      {"kind": "error", "id": n, "epoch": n, "error": ...}
                        with {"type", "message"} and what its class holds as error

@@ -23,10 +23,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from contract.work import WorkClass
 from server.domain.train_options import OptionsBody
 
 ENV_PREFIX = "MOONTUNE_"
 DATABASE_FILE = "moontune.db"
+
+QUICK_CALL_SECONDS = 8.0
+"""Waits of a call that is to be answered within ten."""
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -77,10 +81,27 @@ class ServerConfig(BaseSettings):
         (), description="Addresses of proxies whose forwarded scheme and host are believed."
     )
 
+    max_connections: int = Field(
+        512, ge=1, description="Connections that are read from at once; more are held unread."
+    )
+    max_connections_per_address: int = Field(
+        256,
+        ge=1,
+        description="The same of one address; addresses in `trusted_proxies` have no such limit.",
+    )
+    slow_client_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="A connection is dropped whose headers take this long, or that sends nothing"
+        " of its body for this long.",
+    )
+
     # --- storage
     data_dir: Path = Field(Path("data"), description="Folder of the database and the weights.")
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL; absent: SQLite file `moontune.db` in `data_dir`."
+        None,
+        description="`postgresql://user@host/name`; absent: SQLite file `moontune.db` in"
+        " `data_dir`.",
     )
 
     min_free_bytes: int = Field(
@@ -100,6 +121,23 @@ class ServerConfig(BaseSettings):
     max_train_body_bytes: int = Field(
         2 * _GIB, ge=_KIB, description="Largest body of `/train_step`, in bytes."
     )
+    max_queued_bytes: int = Field(
+        8 * _GIB,
+        ge=_MIB,
+        description="Bodies of all calls together, in memory and in `data_dir`; one that does not"
+        " fit is held unread.",
+    )
+    max_body_memory_bytes: int = Field(
+        64 * _MIB,
+        ge=_MIB,
+        description="Of these, in memory; larger ones and the rest are in files.",
+    )
+    max_json_memory_bytes: int = Field(
+        512 * _MIB,
+        ge=_MIB,
+        description="Memory for what is parsed of all bodies, pictures apart; a body that alone"
+        " would take more is refused.",
+    )
     max_drain_bytes: int = Field(
         4 * _GIB, ge=0, description="Of a refused body, read at most this many bytes first."
     )
@@ -111,6 +149,18 @@ class ServerConfig(BaseSettings):
     )
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="Largest image, in pixels (width x height)."
+    )
+    max_step_pixel_bytes: int = Field(
+        256 * _MIB,
+        ge=_MIB,
+        description="Memory for the decoded pictures of train steps that run or are next; a step"
+        " that alone takes more has all of it.",
+    )
+    max_answer_pixel_bytes: int = Field(
+        256 * _MIB,
+        ge=_MIB,
+        description="Memory for the decoded pictures of rollouts and inference that run; a call"
+        " that alone takes more has all of it.",
     )
     max_groups: int = Field(512, ge=1, description="Most groups of one train step.")
     max_train_examples: int = Field(
@@ -187,6 +237,25 @@ class ServerConfig(BaseSettings):
         if self.database_url is not None:
             return self.database_url
         return f"sqlite:///{self.data_dir.resolve() / DATABASE_FILE}"
+
+    def queue_seconds(self, work_class: WorkClass | None) -> float:
+        """How long a call may wait, by its class of work; None: it needs no worker."""
+        if work_class is None:
+            return QUICK_CALL_SECONDS
+        return {
+            WorkClass.ROLLOUTS: self.rollouts_queue_seconds,
+            WorkClass.TRAINING: self.train_queue_seconds,
+            WorkClass.INFERENCE: self.inference_queue_seconds,
+        }[work_class]
+
+    def is_trusted_proxy(self, address: str) -> bool:
+        """Whether an address is one of `trusted_proxies`."""
+        try:
+            peer = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        networks = (ipaddress.ip_network(proxy, strict=False) for proxy in self.trusted_proxies)
+        return any(peer in network for network in networks)
 
     @property
     def is_open(self) -> bool:

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 Parts = Sequence[bytes | memoryview]
 OnDelta = Callable[[AnswerDelta], None]
 
-_CANCELLABLE = ("answer",)
+_CANCELLABLE = ("answer", "make_rollouts")
 """Verbs whose work ends when nobody waits for it any more; the others are finished."""
 
 LET_GO_SECONDS = 5.0
@@ -36,6 +36,11 @@ LET_GO_SECONDS = 5.0
 looks between two units of work, of which a part of a train step is the longest."""
 
 _STOP = Message(header={"kind": "stop"})
+_PING = Message(header={"kind": "ping"})
+
+
+def _encoded(call_id: int, verb: str, command: Any, images: Sequence[Pixels]) -> Parts:
+    return encode(call_message(call_id, verb, command, images))
 
 
 class NotHandedOverError(WorkerUnavailable):
@@ -60,12 +65,13 @@ class Dialogue:
         channel: Ours until `run` returns; its owner closes it afterwards.
         epoch: What the worker was told at its birth; messages of another epoch are dropped.
         on_loading: Called with each line of progress before readiness.
-        on_ready: Called once, with what was loaded.
+        on_ready: Called once, with what was loaded and the worker's canary.
         on_over: Called when the worker has hung up, before any caller is told.
 
     Attributes:
         was_ready: Whether it has said that it is ready.
         stats: What it counted, as it said last.
+        num_messages: How often it has said anything.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class Dialogue:
         *,
         epoch: int,
         on_loading: Callable[[str], None],
-        on_ready: Callable[[ModelInfo], None],
+        on_ready: Callable[[ModelInfo, str], None],
         on_over: Callable[[], None],
     ) -> None:
         self._channel = channel
@@ -88,6 +94,7 @@ class Dialogue:
         self._is_over = False
         self.was_ready = False
         self.stats = EngineStats()
+        self.num_messages = 0
 
     async def run(self) -> None:
         """Talk until the worker ends the conversation; then every call still waiting fails.
@@ -98,6 +105,7 @@ class Dialogue:
         writing = asyncio.create_task(self._write())
         try:
             while (message := await self._channel.receive()) is not None:
+                self.num_messages += 1
                 await self._take(message)
         finally:
             self._is_over = True
@@ -130,9 +138,12 @@ class Dialogue:
         """
         call_id = next(self._ids)
         # In a thread, because the header of a step with many rollouts has megabytes.
-        message = await asyncio.to_thread(call_message, call_id, verb, command, images)
-        parts = await asyncio.to_thread(encode, message)
-        call = _Call(verb, parts, asyncio.get_running_loop().create_future(), on_delta)
+        call = _Call(
+            verb,
+            await asyncio.to_thread(_encoded, call_id, verb, command, images),
+            asyncio.get_running_loop().create_future(),
+            on_delta,
+        )
         if self._is_over:
             raise self._loss(call)
         self._calls[call_id] = call
@@ -149,6 +160,10 @@ class Dialogue:
     def ask_to_stop(self) -> None:
         """Tell the worker to end after what it is doing; nothing is said after that."""
         self._outgoing.put_nowait(_STOP)
+
+    def ping(self) -> None:
+        """Have the worker say something as soon as it looks, also when it has nothing to do."""
+        self._outgoing.put_nowait(_PING)
 
     async def _let_go(self, call_id: int, call: _Call) -> WorkerDiedError | None:
         """Have the worker end a call that was cancelled; return its death if it ended first."""
@@ -168,7 +183,9 @@ class Dialogue:
                     await self._channel.send(encode(item))
                 elif not item.answer.done():
                     item.is_handed_over = True
-                    await self._channel.send(item.parts)
+                    parts, item.parts = item.parts, ()
+                    await self._channel.send(parts)
+                    del parts  # the worker has it; the wait for the next message holds nothing
             await self._channel.send(encode(_STOP))
         except OSError:
             pass  # The worker is gone, which the reading side is about to notice.
@@ -183,7 +200,8 @@ class Dialogue:
                 log.warning("worker_message_stale", kind=kind, epoch=header["epoch"])
             elif kind == "ready":
                 self.was_ready = True
-                self._on_ready(from_plain(ModelInfo, header["model"]))
+                canary = str(header.get("canary", ""))
+                self._on_ready(from_plain(ModelInfo, header["model"]), canary)
             elif kind in ("result", "error"):
                 await self._deliver(header["id"], message)
             elif kind == "delta":

@@ -18,7 +18,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -29,6 +29,7 @@ from contract import disk, durable
 from contract.durable import DamagedFileError
 from contract.engine import FileRef
 from contract.errors import StorageFull
+from server import sweep_lease
 from server.domain.errors import InternalError, StorageFullError
 
 _log = structlog.get_logger("server.files")
@@ -103,6 +104,10 @@ class StateFiles:
         finally:
             self._held.subtract(stems)
             self._held += Counter[str]()  # drops the zeros
+
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """Whether files may be removed until the block ends: nobody else reads all of them."""
+        return sweep_lease.sweeping(self._data_dir)
 
     def finetune_ids(self) -> list[str]:
         """Return the finetunes that have a folder."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,21 +27,28 @@ from server.data_lock import DataDirectoryError, lock_data_directory
 from server.db import migrate
 from server.db.connection import Database
 from server.db.meta import next_epoch
+from server.db.ownership import NotOwnerError, own_database
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
+from server.http.listener import num_waiting_at
 from server.http.protocol import DeliveryProtocol
+from server.http.slow_clients import guarded
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
 from server.restarts import RestartSchedule
 from server.services.container import Services
+from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
+MAX_LAST_LOOKS = 10_000
 LAST_SECONDS = 5.0
 """After the worker has gone, how long its calls may take to be answered with 503."""
 
 EXIT_AT_ONCE = 130
+OTHERS_SEE_NOTHING = 0o077
+"""The mask of all that this process and its children create: prompts, keys and weights."""
 
 
 class CannotServeError(Exception):
@@ -59,17 +67,23 @@ def serve(
 
     Args:
         launch: How to start the worker; absent: the trainer with the configured model.
-        restarts: When to start it again; absent: as `RestartSchedule` says by itself.
+        restarts: When to start it again; absent: as in production.
     """
     configure_logs(config.log_level)
+    _allow_many_files()
     faults.arm(config.fault)
+    os.umask(OTHERS_SEE_NOTHING)
     try:
-        with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
+        with (
+            _bind(config.host, config.port) as listener,
+            lock_data_directory(config.data_dir),
+            own_database(config, on_loss=_leave),
+        ):
             _upgrade(config)
             asyncio.run(_run(config, listener, launch or _trainer_launch(config), restarts))
     except KeyboardInterrupt:  # before there was a loop to hear it
         return EXIT_AT_ONCE
-    except (CannotServeError, DataDirectoryError, WorkerRefusedError) as error:
+    except (CannotServeError, DataDirectoryError, NotOwnerError, WorkerRefusedError) as error:
         _say(str(error))
         return 1
     return 0
@@ -85,11 +99,24 @@ async def _run(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end us by the signal they caught."""
+    """uvicorn without its signal handlers, which would end us by the signal they caught, and with
+    an end that breaks nothing off."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port when nobody waits at it.
+
+        A connection in its queue may have brought its whole body; closed unread it would be reset,
+        and the SDK does not send again after that.
+        """
+        for _ in range(MAX_LAST_LOOKS):
+            if not any(map(num_waiting_at, sockets or ())):
+                break
+            await asyncio.sleep(0)  # the loop accepts meanwhile
+        await super().shutdown(sockets)
 
 
 class _Service:
@@ -110,6 +137,9 @@ class _Service:
             restarts=restarts,
             next_epoch=functools.partial(_next_epoch, config),
             on_status=self._show_progress,
+            limits=SilenceLimits(
+                starting=config.worker_start_seconds, ready=config.worker_silence_seconds
+            ),
         )
         self._decoder = ImageDecoder(
             num_processes=config.num_image_processes,
@@ -122,7 +152,7 @@ class _Service:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=DeliveryProtocol,
+                http=guarded(DeliveryProtocol, self._services.admission.connections),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -191,6 +221,12 @@ class _Service:
         self._server.force_exit = True
 
 
+def _leave(reason: str) -> None:
+    """Somebody else serves our database: stop in order, from whatever thread noticed it."""
+    _say(reason)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _bind(host: str, port: int) -> socket.socket:
     """Take the port at once, so that early callers wait in its queue instead of being refused.
 
@@ -215,6 +251,13 @@ def _bind(host: str, port: int) -> socket.socket:
             " choose another --port (0 takes a free one) or --host."
         ) from error
     return listener
+
+
+def _allow_many_files() -> None:
+    """Every connection and every large body is an open file; the soft limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _upgrade(config: ServerConfig) -> None:

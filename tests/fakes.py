@@ -239,8 +239,14 @@ class FakeImageDecoder:
         self.max_image_pixels = max_image_pixels
         self.num_decoded = 0
 
+    async def measure(self, image_url: str) -> int:
+        return len(self._pixels(image_url).data)
+
     async def decode(self, image_url: str) -> Pixels:
         self.num_decoded += 1
+        return self._pixels(image_url)
+
+    def _pixels(self, image_url: str) -> Pixels:
         if not image_url.startswith("data:") or ";base64," not in image_url:
             raise ImageUrlSchemeError("Send images as base64 data URLs; nothing is fetched.")
         try:

@@ -32,7 +32,7 @@ from contract.engine import (
 )
 from contract.errors import EngineFailed, RequestRefused
 from contract.groups import RLGroup
-from contract.skills import Pixels, QueryRequest, Settings, Skill, SkillRequest
+from contract.skills import Pixels, Skill, SkillRequest
 from contract.stats import EngineStats
 from contract.work import WorkClass
 from trainer.adapters.bank import AdapterBank
@@ -393,16 +393,3 @@ def _failed(error: Exception) -> Future[Any]:
     future: Future[Any] = Future()
     future.set_exception(error)
     return future
-
-
-def warm_up(engine: TrainerEngine) -> None:
-    """Answer one question so that the first caller does not wait for lazy set-up."""
-    engine.answer(
-        Answer(
-            adapter=None,
-            request=QueryRequest(question="?"),
-            settings=Settings(temperature=0.0, max_tokens=1),
-            seed=0,
-        ),
-        [],
-    )

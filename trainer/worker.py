@@ -86,10 +86,13 @@ class Connection:
         return buffer
 
 
-def run_worker(connection: Connection, engine: TrainerEngine, *, epoch: int) -> None:
+def run_worker(
+    connection: Connection, engine: TrainerEngine, *, epoch: int, canary: str = ""
+) -> None:
     """Say that the model is ready, then serve calls until told to stop or left alone."""
     with suppress(BrokenPipeError, ConnectionResetError):  # left alone while saying something
-        connection.send({"kind": "ready", "epoch": epoch, "model": to_plain(engine.describe())})
+        model = to_plain(engine.describe())
+        connection.send({"kind": "ready", "epoch": epoch, "model": model, "canary": canary})
         _Worker(connection, engine, epoch).run()
 
 
@@ -146,6 +149,8 @@ class _Worker:
                 return False
             if read.kind == "stop":
                 self._is_stopping = True
+            elif read.kind == "ping":
+                self._tell_stats()
             elif read.kind == "cancel":
                 self._cancel(read.call_id)
             else:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
+from contract.work import WorkClass
 from server.api.auth import account_of
 from server.api.json_body import BodyParser, Parsed
+from server.bodies.slices import Slice, with_slices
+from server.bodies.stored import StoredBody
 from server.config import ServerConfig
 from server.domain.body import Body
 from server.domain.json_text import to_json
 from server.services.container import Services
 
 B = TypeVar("B", bound=Body)
+
+SENT_AT_ONCE_BYTES = 1 << 20
+"""Larger answers are read from where they lie while they are sent."""
 
 
 def services_of(request: Request) -> Services:
@@ -44,13 +50,29 @@ def caller(request: Request, config: ConfigDep) -> str:
 Account = Annotated[str, Depends(caller)]
 
 
-def body_of(model: type[B], *, is_train_step: bool = False) -> Callable[..., Awaitable[Parsed[B]]]:
-    """Make the dependency that reads a body; it asks for the caller first."""
+def body_of(
+    model: type[B], *, work_class: WorkClass | None = None
+) -> Callable[..., AsyncIterator[Parsed[B]]]:
+    """Make the dependency that reads a body, and keeps it until the answer was sent.
 
-    async def read_body(request: Request, _account: Account, config: ConfigDep) -> Parsed[B]:
+    It asks for the caller first. The class of work says how long the body may be and may wait.
+    """
+
+    async def read_body(
+        request: Request, _account: Account, config: ConfigDep
+    ) -> AsyncIterator[Parsed[B]]:
         parser: BodyParser = request.app.state.body_parser
-        limit = config.max_train_body_bytes if is_train_step else config.max_body_bytes
-        return await parser.parse(request, model, max_bytes=limit)
+        is_step = work_class is WorkClass.TRAINING
+        parsed = await parser.parse(
+            request,
+            model,
+            max_bytes=config.max_train_body_bytes if is_step else config.max_body_bytes,
+            within=config.queue_seconds(work_class),
+        )
+        try:
+            yield parsed
+        finally:
+            parsed.release()
 
     return read_body
 
@@ -82,6 +104,24 @@ def json_answer(value: Any) -> Response:
     return Response(to_json(value), media_type="application/json")
 
 
-async def large_json_answer(value: Any) -> Response:
-    """The same, written in a thread: it may hold a picture."""
-    return Response(await asyncio.to_thread(to_json, value), media_type="application/json")
+async def answer_with_body(value: Any, body: Parsed[Any]) -> Response:
+    """The same with what a body held, whose pictures go from where they lie to the caller."""
+    text = await asyncio.to_thread(to_json, value)
+    parts = with_slices(body.stored, text)
+    num_bytes = sum(p.stop - p.start if isinstance(p, Slice) else len(p) for p in parts)
+    blocks = _blocks(body.stored, parts)
+    if num_bytes <= SENT_AT_ONCE_BYTES:
+        return Response(b"".join(blocks), media_type="application/json")
+    return StreamingResponse(
+        blocks,
+        media_type="application/json",
+        headers={"Content-Length": str(num_bytes)},
+    )
+
+
+def _blocks(stored: StoredBody, parts: list[bytes | Slice]) -> Iterator[bytes]:
+    for part in parts:
+        if isinstance(part, Slice):
+            yield from stored.blocks(part.start, part.stop)
+        else:
+            yield part

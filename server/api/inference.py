@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from contract.work import WorkClass
 from server.api.deps import (
     Account,
     CallerLeft,
@@ -30,11 +31,21 @@ from server.api.schemas.inference import (
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
-QueryBody = Annotated[Parsed[AnswerQueryBody], Depends(body_of(AnswerQueryBody))]
-CaptionBody = Annotated[Parsed[AnswerCaptionBody], Depends(body_of(AnswerCaptionBody))]
-PointBody = Annotated[Parsed[AnswerPointBody], Depends(body_of(AnswerPointBody))]
-DetectBody = Annotated[Parsed[AnswerDetectBody], Depends(body_of(AnswerDetectBody))]
-SegmentBody = Annotated[Parsed[AnswerSegmentBody], Depends(body_of(AnswerSegmentBody))]
+QueryBody = Annotated[
+    Parsed[AnswerQueryBody], Depends(body_of(AnswerQueryBody, work_class=WorkClass.INFERENCE))
+]
+CaptionBody = Annotated[
+    Parsed[AnswerCaptionBody], Depends(body_of(AnswerCaptionBody, work_class=WorkClass.INFERENCE))
+]
+PointBody = Annotated[
+    Parsed[AnswerPointBody], Depends(body_of(AnswerPointBody, work_class=WorkClass.INFERENCE))
+]
+DetectBody = Annotated[
+    Parsed[AnswerDetectBody], Depends(body_of(AnswerDetectBody, work_class=WorkClass.INFERENCE))
+]
+SegmentBody = Annotated[
+    Parsed[AnswerSegmentBody], Depends(body_of(AnswerSegmentBody, work_class=WorkClass.INFERENCE))
+]
 
 
 class Caller:

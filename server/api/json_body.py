@@ -1,14 +1,14 @@
 """From raw bytes to a typed body: read within the limit, parsed whatever Content-Type says.
 
-Parsing happens in threads, so that a large body never blocks the event loop; at most two large ones
-at once.
+Parsing happens in threads, so that a large body never blocks the event loop; at most two large
+ones at once. Pictures are cut out before (server/bodies/slices.py). What the rest takes of memory,
+as JSON and as what is made of it, is estimated before it is parsed, and shared by all calls.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote
@@ -20,17 +20,26 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from server.api.schemas.skills import UNION_TAG
+from server.bodies.slices import Cut, find_cuts, without
+from server.bodies.store import BodyStore
+from server.bodies.stored import StoredBody
+from server.budget import Budget
 from server.domain.body import Body
 from server.domain.errors import (
     BodyTooLargeError,
     FieldFault,
     InvalidJsonError,
     Loc,
+    OverloadedError,
     UnknownSkillError,
     ValidationFailedError,
 )
 
 B = TypeVar("B", bound=Body)
+T = TypeVar("T")
+
+SMALL_BODY_BYTES = 64 << 10
+"""Up to here the memory of what is parsed is not counted."""
 
 LARGE_BODY_BYTES = 8 << 20
 MAX_LARGE_BODIES_AT_ONCE = 2
@@ -40,65 +49,151 @@ _MAX_FAULTS = 20
 _MAX_LOC_LENGTH = 128
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Parsed(Generic[B]):
-    """A body: typed, as the plain JSON it was, and the fingerprint of its bytes."""
+    """A body: typed, and as the plain JSON it was, with names of slices instead of pictures.
+
+    Until `release`, which its call owes, `stored` has the bytes as they came.
+    """
 
     value: B
     tree: dict[str, Any]
-    fingerprint: bytes
+    stored: StoredBody
     ignored_fields: list[str]
+    release: Callable[[], None]
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of its bytes."""
+        return self.stored.fingerprint
+
+    async def ordered(self, order: Callable[[B], T]) -> T:
+        """Return what is made of the value, which is given up with the JSON.
+
+        A large one is worked on in a thread.
+        """
+        value = self.value
+        del self.value, self.tree
+        if self.stored.num_bytes <= SMALL_BODY_BYTES:
+            return order(value)
+        return await anyio.to_thread.run_sync(order, value)
 
 
 class BodyParser:
-    """Parses bodies; one per application, since its threads are limited."""
+    """Parses bodies; one per application, since its threads and its memory are limited.
 
-    def __init__(self) -> None:
+    Args:
+        store: Where the bytes lie.
+        memory: For what is parsed of all bodies, as long as their calls last.
+    """
+
+    def __init__(self, store: BodyStore, memory: Budget) -> None:
+        self.memory = memory
+        self._store = store
         self._small = anyio.CapacityLimiter(8)
         self._large = anyio.CapacityLimiter(MAX_LARGE_BODIES_AT_ONCE)
 
-    async def parse(self, request: Request, model: type[B], *, max_bytes: int) -> Parsed[B]:
+    async def parse(
+        self, request: Request, model: type[B], *, max_bytes: int, within: float
+    ) -> Parsed[B]:
         """Read and parse the body of a request, and note the fields that are ignored.
 
+        Args:
+            within: Seconds that it may wait, unread for room and unparsed for memory.
+
         Raises:
-            BodyTooLargeError: It has more than `max_bytes`.
+            BodyTooLargeError: It has more than `max_bytes`, or its JSON needs too much memory.
             InvalidJsonError: It is not JSON, or not an object.
             ValidationFailedError: A field is wrong.
+            OverloadedError: There was no room for it in time.
         """
-        raw = await _read(request, max_bytes)
-        limiter = self._large if len(raw) > LARGE_BODY_BYTES else self._small
-        parsed = await anyio.to_thread.run_sync(_parse, raw, model, limiter=limiter)
+        length = request.headers.get("content-length", "")
+        stored = await self._store.receive(
+            cast("AsyncIterator[bytes]", request.stream()),
+            announced=int(length) if length.isdecimal() else None,
+            max_bytes=max_bytes,
+            within=within,
+        )
+        try:
+            parsed = await self._parse(stored, model, within)
+        except BaseException:
+            stored.release()
+            raise
         request.state.ignored_fields = parsed.ignored_fields
         return parsed
 
+    async def _parse(self, stored: StoredBody, model: type[B], within: float) -> Parsed[B]:
+        limiter = self._large if stored.num_bytes > LARGE_BODY_BYTES else self._small
+        cuts = await anyio.to_thread.run_sync(find_cuts, stored, limiter=limiter)
+        num_bytes = 0
+        if stored.num_bytes > SMALL_BODY_BYTES:
+            num_bytes = await anyio.to_thread.run_sync(
+                estimated_json_bytes, stored, cuts, limiter=limiter
+            )
+            await self._take_memory(num_bytes, within)
+        try:
+            value, tree = await anyio.to_thread.run_sync(
+                _parse, stored, cuts, model, limiter=limiter
+            )
+        except BaseException:
+            self.memory.give_back(num_bytes)
+            raise
 
-async def _read(request: Request, max_bytes: int) -> bytearray:
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
-        raise _too_large(max_bytes)
-    raw = bytearray()
-    async for chunk in cast("AsyncIterator[bytes]", request.stream()):
-        raw += chunk
-        if len(raw) > max_bytes:
-            raise _too_large(max_bytes)
-    return raw
+        def release() -> None:
+            self.memory.give_back(num_bytes)
+            stored.release()
+
+        return Parsed(
+            value=value,
+            tree=tree,
+            stored=stored,
+            ignored_fields=ignored_fields(value),
+            release=release,
+        )
+
+    async def _take_memory(self, num_bytes: int, within: float) -> None:
+        limit = self.memory.limit
+        if num_bytes > limit:
+            raise BodyTooLargeError(
+                f"Without its pictures the body would take about {num_bytes} bytes of memory;"
+                f" {limit} are there for all calls. Send less at once."
+            )
+        try:
+            await self.memory.take(num_bytes, within=within)
+        except TimeoutError:
+            raise OverloadedError(
+                f"The body was not parsed for {within:g} s: those of other calls take"
+                f" {self.memory.used} of {limit} bytes of memory, and {self.memory.num_waiting}"
+                " more wait. Ask again later."
+            ) from None
 
 
-def _too_large(max_bytes: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"The body is larger than {max_bytes} bytes; send less at once.")
+def estimated_json_bytes(stored: StoredBody, cuts: list[Cut]) -> int:
+    """What a body takes of memory at most, as text, JSON, typed fields and an order; no pictures.
+
+    The weights were measured (docs/decisions/0008-bounded-memory.md).
+    """
+    num_bytes = num_values = num_objects = at = 0
+    for start, stop in [*((cut.start, cut.stop) for cut in cuts), (stored.num_bytes,) * 2]:
+        for block in stored.blocks(at, start):
+            num_bytes += len(block)
+            num_values += block.count(b",") + block.count(b":") + block.count(b"[")
+            num_objects += block.count(b"{")
+        at = stop
+    return 2 * num_bytes + 64 * num_values + 900 * num_objects
 
 
-def _parse(raw: bytearray, model: type[B]) -> Parsed[B]:
-    fingerprint = hashlib.sha256(raw).digest()
+def _parse(stored: StoredBody, cuts: list[Cut], model: type[B]) -> tuple[B, dict[str, Any]]:
+    text = without(stored, cuts)
     try:
-        tree = from_json(raw, allow_inf_nan=False)
+        tree = from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidJsonError(f"The body is not valid JSON: {error}.") from None
     if not isinstance(tree, dict):
         raise InvalidJsonError("The body should be a JSON object.")
     # Numbers such as 1e999 are read as infinity; NUL cannot be stored.
-    may_have_nul = b"\\u0000" in raw
-    raw.clear()
+    may_have_nul = b"\\u0000" in text
+    del text
     fault = next(_faults(tree, ("body",), may_have_nul), None)
     if fault is not None:
         raise ValidationFailedError(fault.message, faults=[fault])
@@ -106,12 +201,7 @@ def _parse(raw: bytearray, model: type[B]) -> Parsed[B]:
         value = model.model_validate(tree)
     except ValidationError as error:
         raise validation_failed(error) from None
-    return Parsed(
-        value=value,
-        tree=cast("dict[str, Any]", tree),
-        fingerprint=fingerprint,
-        ignored_fields=ignored_fields(value),
-    )
+    return value, cast("dict[str, Any]", tree)
 
 
 def _faults(value: Any, loc: Loc, may_have_nul: bool) -> Iterator[FieldFault]:

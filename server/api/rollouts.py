@@ -7,16 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from contract import faults
 from contract.codec import to_plain
 from contract.engine import RolloutsMade
+from contract.work import WorkClass
 from server.api.deps import (
     Account,
     CallerLeft,
     ConfigDep,
     ServicesDep,
+    answer_with_body,
     body_of,
-    large_json_answer,
 )
 from server.api.json_body import Parsed
 from server.api.openapi import reads
@@ -24,7 +24,9 @@ from server.api.schemas.rollouts import RolloutsBody
 
 router = APIRouter(prefix="/v1/tuning", tags=["rollouts"])
 
-MakeBody = Annotated[Parsed[RolloutsBody], Depends(body_of(RolloutsBody))]
+MakeBody = Annotated[
+    Parsed[RolloutsBody], Depends(body_of(RolloutsBody, work_class=WorkClass.ROLLOUTS))
+]
 
 
 @router.post("/rollouts", openapi_extra=reads(RolloutsBody))
@@ -39,10 +41,8 @@ async def make_rollouts(
     order = body.value.to_order(
         fingerprint=body.fingerprint, max_generation_tokens=config.max_generation_tokens
     )
-    faults.point("rollouts.received")
     made = await services.rollouts.make_rollouts(account, order, caller_left=caller_left)
-    faults.point("rollouts.made")
-    return await large_json_answer(_answer(body, made))
+    return await answer_with_body(_answer(body, made), body)
 
 
 def _answer(body: Parsed[RolloutsBody], made: RolloutsMade) -> dict[str, Any]:

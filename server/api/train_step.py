@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from contract import faults
+from contract.work import WorkClass
 from server.api.deps import Account, ConfigDep, ServicesDep, body_of
 from server.api.json_body import Parsed
 from server.api.openapi import reads
@@ -16,7 +17,9 @@ from server.api.schemas.train_step import TrainStepBody
 
 router = APIRouter(prefix="/v1/tuning", tags=["train_step"])
 
-TrainBody = Annotated[Parsed[TrainStepBody], Depends(body_of(TrainStepBody, is_train_step=True))]
+TrainBody = Annotated[
+    Parsed[TrainStepBody], Depends(body_of(TrainStepBody, work_class=WorkClass.TRAINING))
+]
 
 
 @router.post("/train_step", openapi_extra=reads(TrainStepBody))
@@ -36,12 +39,14 @@ async def train_step(
         fingerprint=body.fingerprint.hex(),
         field=body.value.idempotency_key,
     )
-    order = body.value.to_order(
-        fingerprint=body.fingerprint,
-        keyed=keyed,
-        max_groups=config.max_groups,
-        max_examples=config.max_train_examples,
-        default_options=config.train_options.to_contract(),
+    order = await body.ordered(
+        lambda value: value.to_order(
+            fingerprint=body.fingerprint,
+            keyed=keyed,
+            max_groups=config.max_groups,
+            max_examples=config.max_train_examples,
+            default_options=config.train_options.to_contract(),
+        )
     )
     answer = await services.training.train_step(account, order, delivery)
     return watched_answer(request, answer.body, delivery, is_replayed=answer.is_replayed)

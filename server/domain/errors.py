@@ -37,12 +37,16 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
 
-    def __init__(self, message: str, *, loc: Sequence[str | int] = ()):
+    def __init__(
+        self, message: str, *, loc: Sequence[str | int] = (), retry_after: int | None = None
+    ):
         super().__init__(message)
         self.message = message
         self.loc: Loc = tuple(loc)
+        if retry_after is not None:
+            self.retry_after = retry_after
 
     def at(self, loc: Sequence[str | int]) -> Self:
         """Return the same refusal, pointing at a place in the request."""

@@ -8,7 +8,7 @@ import subprocess
 
 from server.children import module_command, module_environment
 from server.domain.errors import ImageDecodeError, ImageTooLargeError
-from server.images.exchange import ANSWER, LENGTH, PIXELS, TOO_LARGE, read_exactly
+from server.images.exchange import ANSWER, PIXELS, REQUEST, SIZE, TOO_LARGE, read_exactly
 
 MAX_ATTEMPTS = 2
 """A child may die for reasons that are not the picture's, which is therefore tried once more."""
@@ -30,6 +30,11 @@ class DecodeChild:
     def pid(self) -> int:
         return self._process.pid
 
+    def measure(self, encoded: bytes) -> tuple[int, int]:
+        """Return (height, width) by the header; nothing is decoded. Raises as `decode`."""
+        height, width, _ = self._ask_twice(SIZE, encoded)
+        return height, width
+
     def decode(self, encoded: bytes) -> tuple[int, int, bytes]:
         """Return (height, width, RGB bytes).
 
@@ -37,9 +42,18 @@ class DecodeChild:
             ImageTooLargeError: Too many pixels.
             ImageDecodeError: Damaged, or beyond the limits of time and memory.
         """
+        return self._ask_twice(PIXELS, encoded)
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        self._sock.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _ask_twice(self, wanted: bytes, encoded: bytes) -> tuple[int, int, bytes]:
         for _ in range(MAX_ATTEMPTS):
             try:
-                return self._ask(encoded)
+                return self._ask(wanted, encoded)
             except (EOFError, ConnectionError):
                 status = self._replace()
                 if status == -signal.SIGALRM:
@@ -48,18 +62,14 @@ class DecodeChild:
             "The image could not be decoded within the limits of time and memory."
         )
 
-    def close(self) -> None:
-        """End the child, whatever it is doing."""
-        self._sock.close()
-        self._process.kill()
-        self._process.wait()
-
-    def _ask(self, encoded: bytes) -> tuple[int, int, bytes]:
-        self._sock.sendall(LENGTH.pack(len(encoded)))
+    def _ask(self, wanted: bytes, encoded: bytes) -> tuple[int, int, bytes]:
+        self._sock.sendall(REQUEST.pack(wanted, len(encoded)))
         self._sock.sendall(encoded)
         kind, first, second = ANSWER.unpack(read_exactly(self._sock, ANSWER.size))
         if kind == PIXELS:
             return first, second, read_exactly(self._sock, first * second * 3)
+        if kind == SIZE:
+            return first, second, b""
         message = read_exactly(self._sock, first).decode()
         raise ImageTooLargeError(message) if kind == TOO_LARGE else ImageDecodeError(message)
 

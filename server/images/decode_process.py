@@ -20,7 +20,15 @@ from server.images.checks import (
     open_checked,
     rgb_strips,
 )
-from server.images.exchange import ANSWER, DAMAGED, LENGTH, PIXELS, TOO_LARGE, read_exactly
+from server.images.exchange import (
+    ANSWER,
+    DAMAGED,
+    PIXELS,
+    REQUEST,
+    SIZE,
+    TOO_LARGE,
+    read_exactly,
+)
 
 MAX_MEMORY_BYTES = 3 << 29  # 1.5 GiB; a 50-megapixel WebP, the costliest, takes 0.8
 
@@ -32,27 +40,30 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     with socket.socket(fileno=fd) as sock, suppress(EOFError, ConnectionError):
         while True:
-            (num_bytes,) = LENGTH.unpack(read_exactly(sock, LENGTH.size))
+            wanted, num_bytes = REQUEST.unpack(read_exactly(sock, REQUEST.size))
             encoded = read_exactly(sock, num_bytes)
             # Nobody handles the alarm: a decode that takes too long ends this process.
             signal.setitimer(signal.ITIMER_REAL, max_seconds)
-            _answer(sock, encoded, max_pixels)
+            _answer(sock, wanted, encoded, max_pixels)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(sock: socket.socket, encoded: bytes, max_pixels: int) -> None:
+def _answer(sock: socket.socket, wanted: bytes, encoded: bytes, max_pixels: int) -> None:
     """Decode one file and send what became of it; a fault after the first row ends the child."""
     try:
         image = open_checked(encoded, max_pixels=max_pixels)
-        decode_checked(image, max_pixels=max_pixels)
+        if wanted == PIXELS:
+            decode_checked(image, max_pixels=max_pixels)
     except (TooManyPixelsError, DamagedError) as refusal:
         kind = TOO_LARGE if isinstance(refusal, TooManyPixelsError) else DAMAGED
         text = str(refusal).encode()
         sock.sendall(ANSWER.pack(kind, len(text), 0) + text)
-    else:
-        sock.sendall(ANSWER.pack(PIXELS, image.height, image.width))
-        for strip in rgb_strips(image):
-            sock.sendall(strip)
+        return
+    sock.sendall(ANSWER.pack(wanted, image.height, image.width))
+    if wanted == SIZE:
+        return
+    for strip in rgb_strips(image):
+        sock.sendall(strip)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ import hashlib
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from contract.skills import Pixels
 from server.images.data_url import parse_base64, parse_data_url
 from server.images.decode_child import DecodeChild
 from server.images.kept import KeptPictures, PictureCounts
+
+T = TypeVar("T")
 
 MAX_DECODE_SECONDS = 15.0
 MAX_KEPT_BYTES = 256 << 20
@@ -60,6 +63,17 @@ class ImageDecoder:
         while not self._children.empty():
             self._children.get().close()
 
+    async def measure(self, image_url: str) -> int:
+        """How many bytes the pixels of a base64 data URL will take, by its header alone.
+
+        Raises as `decode`; damage after the header is not found.
+        """
+
+        def work() -> int:
+            return self._measure(parse_data_url(image_url, max_bytes=self._max_bytes))
+
+        return await self._run(work)
+
     async def decode(self, image_url: str) -> Pixels:
         """Decode a base64 data URL.
 
@@ -82,12 +96,20 @@ class ImageDecoder:
         """How often a picture was found among those that are kept, since the start."""
         return self._kept.counts()
 
-    async def _run(self, work: Callable[[], Pixels]) -> Pixels:
+    async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _start_child(self) -> None:
         child = DecodeChild(max_pixels=self._max_pixels, max_seconds=self._max_seconds)
         self._children.put(child)
+
+    def _measure(self, encoded: bytes) -> int:
+        child = self._children.get()
+        try:
+            height, width = child.measure(encoded)
+        finally:
+            self._children.put(child)
+        return height * width * 3
 
     def _decode(self, encoded: bytes) -> Pixels:
         """The picture of one file, in a thread."""

@@ -1,9 +1,10 @@
 """What is said over the socket between the service and a decoding child; standard library only.
 
-    service -> child   [length, 4 bytes][the encoded file]
+    service -> child   [what is wanted, 1 byte][length, 4 bytes][the encoded file]
     child -> service   [kind, 1 byte][a, 4 bytes][b, 4 bytes][rest]
 
-`PIXELS`: a is the height, b the width, the rest height x width x 3 bytes. `TOO_LARGE` and
+Wanted is the `SIZE`, which the header tells, or the `PIXELS`; both are answered by their own name:
+a is the height, b the width, and after `PIXELS` the rest height x width x 3 bytes. `TOO_LARGE` and
 `DAMAGED`: a is the length of the rest, a sentence in UTF-8.
 """
 
@@ -12,9 +13,10 @@ from __future__ import annotations
 import socket
 import struct
 
-LENGTH = struct.Struct("!I")
+REQUEST = struct.Struct("!cI")
 ANSWER = struct.Struct("!cII")
 
+SIZE = b"S"
 PIXELS = b"P"
 TOO_LARGE = b"L"
 DAMAGED = b"D"

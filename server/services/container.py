@@ -10,6 +10,7 @@ from server.domain.seeds import SeedSource
 from server.files import StateFiles
 from server.meters import Meters
 from server.services.adapters import Adapters
+from server.services.admission import Admission, build_admission
 from server.services.checkpoints import Checkpoints
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
@@ -35,6 +36,7 @@ class Services:
     database: Database
     meters: Meters
     observation: Observation
+    admission: Admission
     dispatcher: Dispatcher
     cleanup: Cleanup
     ledger: Ledger
@@ -64,7 +66,8 @@ def build_services(
     dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls, meters=meters)
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
-    ledger = Ledger(database)
+    admission = build_admission(config, decoder)
+    ledger = Ledger(database, meters)
     keyed = KeyedCalls(database)
     return Services(
         config=config,
@@ -72,8 +75,13 @@ def build_services(
         database=database,
         meters=meters,
         observation=Observation(
-            meters=meters, dispatcher=dispatcher, engine=engine, decoder=decoder
+            meters=meters,
+            dispatcher=dispatcher,
+            engine=engine,
+            decoder=decoder,
+            admission=admission,
         ),
+        admission=admission,
         dispatcher=dispatcher,
         cleanup=cleanup,
         ledger=ledger,
@@ -84,10 +92,12 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=admission.pictures,
             seeds=seeds,
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
+            linger_seconds=config.rollout_linger_seconds,
+            meters=meters,
         ),
         training=Training(
             database=database,
@@ -95,7 +105,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=admission.pictures,
             files=files,
             cleanup=cleanup,
             meters=meters,
@@ -121,7 +131,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            decoder=decoder,
+            pictures=admission.pictures,
             seeds=seeds,
             base_aliases=config.model_aliases,
             queue_seconds=config.inference_queue_seconds,

@@ -3,11 +3,13 @@
 The API holds calls here, in front of the engine, which computes many at once. Rollouts and
 inference, downloads included, share `max_calls` turns. Training has one turn of its own: a step of
 gigabytes waits here and not in the worker, answers never wait for a step's turn, nor a step for
-theirs. Turns go round over the classes of work that have one free, and inside a class round over
-finetunes. Train steps of one finetune run in the order in which they took their place. Nothing is
-handed over until the engine is ready: while the model loads, calls wait.
+theirs. Turns go round over the classes of work that have one free, inside a class round over
+accounts, and inside an account round over finetunes (`lanes.py`). Train steps of one finetune run
+in the order in which they took their place. Nothing is handed over until the engine is ready: while
+the model loads, calls wait.
 
     with dispatcher.place(WorkClass.TRAINING, finetune_id) as place:   # the order is fixed here
+        await place.front(within=600)                                  # now it may have its pixels
         images = await decode(...)
         await place.turn(within=600)                                   # raises after 600 seconds
         ...                                                            # the turn ends here
@@ -21,7 +23,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from contract.engine import Engine
 from contract.errors import EngineError
@@ -36,9 +38,14 @@ from server.domain.errors import (
     WorkerUnavailableError,
 )
 from server.meters import QUEUE_SECONDS, Meters
+from server.services.lanes import Lanes
+from server.services.service_times import ServiceTimes, retry_after_seconds
 
 READY_POLL_SECONDS = 0.05
 MAX_TRAIN_CALLS = 1
+
+MAX_AT_THE_FRONT = 2
+"""Train steps that have their pixels ready, or are about to, while another one runs."""
 
 
 class SupervisedEngine(Engine, Protocol):
@@ -64,18 +71,34 @@ class SupervisedEngine(Engine, Protocol):
 class Place:
     """One place in the queue, and the turn it becomes."""
 
-    def __init__(self, dispatcher: Dispatcher, work_class: WorkClass, lane: str):
+    def __init__(self, dispatcher: Dispatcher, work_class: WorkClass, lane: str, account_id: str):
         self.work_class = work_class
         self.lane = lane
+        self.account_id = account_id
         self.is_running = False
+        self.is_at_front = False
+        self.wanted: Literal["front", "turn"] = "turn"
         self.taken_at = dispatcher.clock()
+        self.turn_at = 0.0
         self._dispatcher = dispatcher
         self._granted: asyncio.Future[None] | None = None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a turn was asked for and not given yet."""
+        """Whether something was asked for and not given yet."""
         return self._granted is not None and not self._granted.done()
+
+    def seconds_left(self, within: float) -> float:
+        """Of so many seconds since the place was taken."""
+        return max(self.taken_at + within - self._dispatcher.clock(), 0.0)
+
+    async def front(self, *, within: float) -> None:
+        """Wait until this train step is the next of its finetune, and one of the next of all.
+
+        There are few of them, so what they need for their turn may be made ready. Raises as `turn`.
+        """
+        self.wanted = "front"
+        await self._wait(within, None)
 
     async def turn(self, *, within: float, unless: asyncio.Future[None] | None = None) -> None:
         """Wait for the turn, counted from when the place was taken.
@@ -87,6 +110,10 @@ class Place:
         Raises:
             ServiceError: The time is over, the caller left or the service is shutting down.
         """
+        self.wanted = "turn"
+        await self._wait(within, unless)
+
+    async def _wait(self, within: float, unless: asyncio.Future[None] | None) -> None:
         self._dispatcher.check_open()
         granted = asyncio.get_running_loop().create_future()
         self._granted = granted
@@ -95,17 +122,20 @@ class Place:
             if unless.done():
                 raise CallerLeftError("The caller left.")
         self._dispatcher.grant()
-        remaining = self.taken_at + within - self._dispatcher.clock()
         try:
-            async with asyncio.timeout(remaining):
-                await granted
-        except TimeoutError:
-            raise self._dispatcher.too_late(within) from None
+            await asyncio.wait({granted}, timeout=self.seconds_left(within))
+            if granted.done():
+                granted.result()
+                return
+            raise self._dispatcher.too_late(self, within)
+        finally:
+            granted.cancel()
 
     def give(self) -> None:
-        """Grant the turn."""
+        """Grant what was asked for."""
         assert self._granted is not None
-        self.is_running = True
+        self.is_at_front = self.wanted == "front"
+        self.is_running = self.wanted == "turn"
         self._granted.set_result(None)
 
     def give_up(self, reason: ServiceError) -> None:
@@ -124,9 +154,6 @@ class Place:
         at: TracebackType | None,
     ) -> None:
         self._dispatcher.leave(self)
-
-
-Lanes = OrderedDict[str, deque[Place]]
 
 
 class Dispatcher:
@@ -151,9 +178,10 @@ class Dispatcher:
         self._engine = engine
         self._max_calls = max_calls
         self._num_running: Counter[WorkClass] = Counter()
-        self._classes: OrderedDict[WorkClass, Lanes] = OrderedDict(
-            (work_class, OrderedDict()) for work_class in WorkClass
+        self._classes: OrderedDict[WorkClass, Lanes[Place]] = OrderedDict(
+            (work_class, Lanes[Place]()) for work_class in WorkClass
         )
+        self._times = ServiceTimes()
         self._watcher: asyncio.Task[None] | None = None
         self._is_draining = False
         self._is_closed = False
@@ -182,26 +210,36 @@ class Dispatcher:
         """How many calls of each class the engine has."""
         return self._num_running.copy()
 
-    def place(self, work_class: WorkClass, lane: str) -> Place:
+    def predicted_wait(self, work_class: WorkClass) -> float:
+        """Seconds that one more call would wait for its turn, as calls went lately."""
+        num_waiting = self.calls_waiting()[work_class]
+        if not num_waiting and self._has_turn(work_class):
+            return 0.0
+        return self._wait_at(work_class, num_waiting + 1) or 0.0
+
+    def service_seconds(self, work_class: WorkClass) -> float:
+        """Seconds that a call took lately from its turn to its end; 0 before the first."""
+        return self._times.mean(work_class) or 0.0
+
+    def place(self, work_class: WorkClass, lane: str, *, account_id: str = "") -> Place:
         """Take a place; leave it by leaving its `with` block.
 
         Args:
             work_class: Turns go round over classes.
-            lane: Inside a class, turns go round over lanes: the finetune, or the base model.
+            lane: Inside an account, turns go round over lanes: the finetune, or the base model.
+            account_id: Inside a class, turns go round over accounts.
         """
-        place = Place(self, work_class, lane)
-        self._classes[work_class].setdefault(lane, deque()).append(place)
+        place = Place(self, work_class, lane, account_id)
+        self._classes[work_class].add(place)
         return place
 
     def leave(self, place: Place) -> None:
         """Free a place and, if it was running, its turn."""
-        lanes = self._classes[place.work_class]
-        lanes[place.lane].remove(place)
-        if not lanes[place.lane]:
-            del lanes[place.lane]
+        self._classes[place.work_class].remove(place)
         if place.is_running:
             place.is_running = False
             self._num_running[place.work_class] -= 1
+            self._times.add(place.work_class, self.clock() - place.turn_at)
         if not self.num_running:
             self._idle.set()
         self.grant()
@@ -212,12 +250,10 @@ class Dispatcher:
             if not self._is_ready():
                 self._watch()
                 return
-            self._classes[place.work_class].move_to_end(place.lane)
-            self._classes.move_to_end(place.work_class)
-            self._num_running[place.work_class] += 1
-            self._idle.clear()
-            waited = self.clock() - place.taken_at
-            self._meters.observe(QUEUE_SECONDS, waited, place.work_class.value)
+            if not place.is_at_front:
+                self._classes[place.work_class].had_a_turn(place)
+            if place.wanted == "turn":
+                self._begin(place)
             place.give()
 
     async def until_ready(self) -> None:
@@ -256,21 +292,33 @@ class Dispatcher:
                 await asyncio.wait_for(self._idle.wait(), grace_seconds)
         self._is_closed = True  # ends the watcher, and who waits for it with a refusal
 
-    def too_late(self, waited_seconds: float) -> ServiceError:
-        """The refusal of a call whose time is over, which names the reason."""
+    def too_late(self, place: Place, waited_seconds: float) -> ServiceError:
+        """The refusal of a call whose time is over: why, how far it came, when to ask again."""
+        lanes = self._classes[place.work_class]
+        waiting = list(lanes.in_order(lambda other: other.is_waiting))
+        number = waiting.index(place) + 1
         return refusal_of(
             self._engine.status(),
-            f"The call waited {waited_seconds:g} s for its turn;"
+            f"The call waited {waited_seconds:g} s for its turn and is at place {number} of"
+            f" {len(waiting)} for {place.work_class.value};"
             f" {self.num_running} calls run and {self.num_waiting} wait.",
+            retry_after=retry_after_seconds(self._wait_at(place.work_class, number)),
         )
 
+    def _begin(self, place: Place) -> None:
+        self._classes.move_to_end(place.work_class)
+        self._num_running[place.work_class] += 1
+        self._idle.clear()
+        place.turn_at = self.clock()
+        waited = place.turn_at - place.taken_at
+        self._meters.observe(QUEUE_SECONDS, waited, place.work_class.value)
+
+    def _wait_at(self, work_class: WorkClass, number: int) -> float | None:
+        num_turns = MAX_TRAIN_CALLS if work_class is WorkClass.TRAINING else self._max_calls
+        return self._times.wait(work_class, place=number, num_turns=num_turns)
+
     def _places(self) -> list[Place]:
-        return [
-            place
-            for lanes in self._classes.values()
-            for places in lanes.values()
-            for place in places
-        ]
+        return [place for lanes in self._classes.values() for place in lanes]
 
     def _is_ready(self) -> bool:
         return self._engine.status().state == "ready"
@@ -278,13 +326,17 @@ class Dispatcher:
     def _next(self) -> Place | None:
         """Whose turn it is among those for whom there is one."""
         for work_class, lanes in self._classes.items():
-            if not self._has_turn(work_class):
-                continue
-            for places in lanes.values():
+            for places in lanes.by_turn():
                 place = _first_waiting(work_class, places)
-                if place is not None:
+                if place is not None and self._may_have(place):
                     return place
         return None
+
+    def _may_have(self, place: Place) -> bool:
+        if place.wanted == "turn":
+            return self._has_turn(place.work_class)
+        at_front = sum(other.is_at_front for other in self._classes[WorkClass.TRAINING])
+        return at_front < MAX_AT_THE_FRONT
 
     def _has_turn(self, work_class: WorkClass) -> bool:
         num_steps = self._num_running[WorkClass.TRAINING]
@@ -318,7 +370,9 @@ async def _ignoring_engine_errors(call: Callable[[], Awaitable[object]]) -> None
         return
 
 
-def refusal_of(status: EngineStatus, sentence: str) -> ServiceError:
+def refusal_of(
+    status: EngineStatus, sentence: str, *, retry_after: int | None = None
+) -> ServiceError:
     """The 503 that tells why work does not start: loading, worker away, or too much of it."""
     if status.state == "starting":
         return StartingError(f"The model is still loading. {status.detail} {sentence}".strip())
@@ -326,4 +380,4 @@ def refusal_of(status: EngineStatus, sentence: str) -> ServiceError:
         return WorkerUnavailableError(
             f"The worker is being replaced. {status.detail} {sentence}".strip()
         )
-    return OverloadedError(f"{sentence} Ask again later.")
+    return OverloadedError(f"{sentence} Ask again later.", retry_after=retry_after)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from contract.work import WorkClass
 from server.db import checkpoints, finetunes, meta
 from server.db.connection import Database
 from server.db.models import Checkpoint
+from server.domain.clock import now_seconds
 from server.domain.errors import (
     CheckpointDeletedError,
     CheckpointNotFoundError,
@@ -70,7 +70,7 @@ class Downloads:
         cleanup: Cleanup,
         queue_seconds: float,
         link_seconds: int,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = now_seconds,
     ):
         self._database = database
         self._engine = engine
@@ -150,7 +150,9 @@ class Downloads:
     async def _make(self, account_id: str, checkpoint: Checkpoint) -> None:
         finetune_id, step = checkpoint.finetune_id, checkpoint.step
         try:
-            with self._dispatcher.place(WorkClass.INFERENCE, finetune_id) as place:
+            with self._dispatcher.place(
+                WorkClass.INFERENCE, finetune_id, account_id=account_id
+            ) as place:
                 await place.turn(within=self._queue_seconds)
                 begin_before = place.taken_at + self._queue_seconds
                 model = await self._handover.loaded_model(before=begin_before)

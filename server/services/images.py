@@ -1,24 +1,21 @@
-"""Decodes the pictures of one request, each distinct one once."""
+"""What the services know of pictures: who decodes them, and which ones a request has."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from contract.skills import Pixels
-from server.domain.errors import (
-    ImageDecodeError,
-    ImageTooLargeError,
-    ImageUrlSchemeError,
-    Loc,
-)
+from server.domain.errors import Loc
 from server.images.kept import PictureCounts
 
 
 class ImageDecoder(Protocol):
     """Turns a data URL into pixels, in processes of its own, and keeps those of the last calls."""
+
+    async def measure(self, image_url: str) -> int:
+        """Say how many bytes the pixels will take, by the header alone; raises as `decode`."""
+        ...
 
     async def decode(self, image_url: str) -> Pixels:
         """Decode one picture.
@@ -60,26 +57,3 @@ class ImageUrls:
     def collected(self) -> tuple[ImageUrl, ...]:
         """Every distinct picture, in the order of its index."""
         return tuple(self._urls)
-
-
-async def decode_images(decoder: ImageDecoder, urls: Sequence[ImageUrl]) -> list[Pixels]:
-    """Decode pictures together; the first faulty one, by position, refuses the request.
-
-    Raises:
-        ServiceError: One of the decoder's refusals, pointing at the place in the request.
-    """
-    tasks = [asyncio.ensure_future(_decode(decoder, image)) for image in urls]
-    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    pixels: list[Pixels] = []
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-        pixels.append(outcome)
-    return pixels
-
-
-async def _decode(decoder: ImageDecoder, image: ImageUrl) -> Pixels:
-    try:
-        return await decoder.decode(image.url)
-    except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError) as error:
-        raise error.at(image.loc) from error

@@ -18,7 +18,8 @@ from server.domain.seeds import SeedSource
 from server.services.adapters import Adapters, AdapterState
 from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
-from server.services.images import ImageDecoder, ImageUrl, decode_images
+from server.services.images import ImageUrl
+from server.services.pictures import Pictures
 from server.services.rollouts import require_skill
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class Inference:
         dispatcher: Dispatcher,
         handover: Handover,
         adapters: Adapters,
-        decoder: ImageDecoder,
+        pictures: Pictures,
         seeds: SeedSource,
         base_aliases: Sequence[str],
         queue_seconds: float,
@@ -57,7 +58,7 @@ class Inference:
         self._dispatcher = dispatcher
         self._handover = handover
         self._adapters = adapters
-        self._decoder = decoder
+        self._pictures = pictures
         self._seeds = seeds
         self._base_aliases = frozenset((MODEL_PREFIX, *base_aliases))
         self._queue_seconds = queue_seconds
@@ -68,15 +69,21 @@ class Inference:
         """Answer when it is this call's turn; the work ends when its caller leaves."""
         saved = await self._resolve(account_id, order.model)
         lane = _BASE_LANE if saved is None else saved.finetune_id
-        with self._dispatcher.place(WorkClass.INFERENCE, lane) as place:
-            images = await decode_images(self._decoder, order.images)
+        with (
+            self._dispatcher.place(WorkClass.INFERENCE, lane, account_id=account_id) as place,
+            self._pictures.of(order.images, WorkClass.INFERENCE) as pictures,
+        ):
+            await pictures.measure()
             await place.turn(within=self._queue_seconds, unless=caller_left)
             begin_before = place.taken_at + self._queue_seconds
             model = await self._handover.loaded_model(before=begin_before)
             if saved is None and not self._is_base(order.model):
                 raise _no_such_model()
             require_skill(model.skills, order.request.skill, model)
-            async with self._state(account_id, saved, model) as state:
+            async with (
+                pictures.decoded(within=place.seconds_left(self._queue_seconds)) as images,
+                self._state(account_id, saved, model) as state,
+            ):
                 command = Answer(
                     adapter=state and state.adapter,
                     request=order.request,

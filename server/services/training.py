@@ -42,9 +42,10 @@ from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.finite_watch import FiniteWatch
 from server.services.handover import Handover
-from server.services.images import ImageDecoder, ImageUrl, decode_images
+from server.services.images import ImageUrl
 from server.services.keyed import KeyedCall, KeyedCalls
 from server.services.ledger import Answered, Identity, Ledger, TrainAnswer
+from server.services.pictures import Pictures
 from server.services.rollouts import require_skill
 
 _NOT_METRICS = ("step", "options")
@@ -89,7 +90,7 @@ class Training:
         dispatcher: Dispatcher,
         handover: Handover,
         adapters: Adapters,
-        decoder: ImageDecoder,
+        pictures: Pictures,
         files: StateFiles,
         cleanup: Cleanup,
         meters: Meters,
@@ -104,7 +105,7 @@ class Training:
         self._dispatcher = dispatcher
         self._handover = handover
         self._adapters = adapters
-        self._decoder = decoder
+        self._pictures = pictures
         self._files = files
         self._cleanup = cleanup
         self._meters = meters
@@ -171,14 +172,22 @@ class Training:
     async def _admit(self, identity: Identity, order: TrainOrder) -> TrainAnswer:
         faults.point("step.admitted")
         try:
-            with self._dispatcher.place(WorkClass.TRAINING, identity.finetune_id) as place:
+            with (
+                self._dispatcher.place(
+                    WorkClass.TRAINING, identity.finetune_id, account_id=identity.account_id
+                ) as place,
+                self._pictures.of(order.images, WorkClass.TRAINING) as pictures,
+            ):
                 await self._adapters.require_living(identity.account_id, order.finetune_id)
-                images = await decode_images(self._decoder, order.images)
-                await place.turn(within=self._queue_seconds)
-                model = await self._handover.loaded_model()
-                for group in order.groups:
-                    require_skill(model.tunable_skills, group.request.skill, model)
-                return await self._record(identity, order, images, model)
+                await pictures.measure()
+                await place.front(within=self._queue_seconds)
+                within = place.seconds_left(self._queue_seconds)
+                async with pictures.decoded(within=within) as images:
+                    await place.turn(within=self._queue_seconds)
+                    model = await self._handover.loaded_model()
+                    for group in order.groups:
+                        require_skill(model.tunable_skills, group.request.skill, model)
+                    return await self._record(identity, order, images, model)
         except StepConflictError:
             newest = self._ledger.newest(identity)
             if newest is None or newest.step - 1 != order.expected_step:

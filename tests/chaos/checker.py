@@ -24,7 +24,14 @@ from tests.chaos.state_files import file_digest
 from tests.chaos.undisturbed import Run, Undisturbed, newest_state
 
 NUM_STATES_KEPT = 2
-OTHER_FILES = ("lock", "moontune.db", "moontune.db-wal", "moontune.db-shm", "logs/worker.log")
+OTHER_FILES = (
+    "lock",
+    "sweep.lock",
+    "moontune.db",
+    "moontune.db-wal",
+    "moontune.db-shm",
+    "logs/worker.log",
+)
 """What lies in a data directory besides the files of states; backups are made by upgrades."""
 OTHER_FOLDERS = ("backups/",)
 

@@ -60,6 +60,10 @@ def set_patience(patience: Patience) -> None:
     sdk.Finetune._request_json.__defaults__ = (*defaults[:-1], patience.request)
 
 
+class EmptyAnswerError(ConnectionError):
+    """The SDK returned `{}`: the answer broke off before its body began."""
+
+
 class Client:
     """One user of the SDK; every call goes into the history.
 
@@ -98,6 +102,8 @@ class Client:
     def _written(self, call: Call, work: Callable[[], Any]) -> Any:
         try:
             result = work()
+            if result == {}:
+                raise EmptyAnswerError("the SDK returned {}, as for an answer that broke off")
         except BaseException as error:
             if isinstance(error, urllib.error.HTTPError):
                 with suppress(OSError, ValueError):
@@ -162,6 +168,11 @@ class Tuned:
     def delete_checkpoint(self, step: int, *, may_fail: bool = False) -> None:
         call = self._invoke("delete_checkpoint", None, may_fail)
         self._client._written(call, lambda: self.finetune.delete_checkpoint(step))
+
+    def ask(self, verb: str, method: str, path: str, *, may_fail: bool = False) -> Any:
+        """A call that the SDK has no method for, made as it makes all others."""
+        call = self._invoke(verb, None, may_fail)
+        return self._client._written(call, lambda: self.finetune._request_json(method, path))
 
     def delete(self, *, may_fail: bool = False) -> None:
         call = self._invoke("delete", None, may_fail)

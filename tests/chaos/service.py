@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import urllib.error
 import urllib.request
+from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,7 +213,15 @@ class Service:
 
     def get(self, path: str, timeout: float = 10.0) -> tuple[int, Any]:
         """GET, and the status with the JSON; 0 when nobody answers."""
-        request = urllib.request.Request(f"{self.url}{path}")
+        return self._ask(urllib.request.Request(f"{self.url}{path}"), timeout)
+
+    def post(self, path: str, body: Any, timeout: float = 10.0) -> tuple[int, Any]:
+        """POST, and the status with the JSON; 0 when nobody answers."""
+        content = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        return self._ask(urllib.request.Request(f"{self.url}{path}", content, headers), timeout)
+
+    def _ask(self, request: urllib.request.Request, timeout: float) -> tuple[int, Any]:
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return answer.status, json.load(answer)
@@ -222,6 +231,12 @@ class Service:
         except OSError:
             return 0, None
 
+    def metric(self, name: str) -> float:
+        """A series of /metrics, labels included; 0 where there is none."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10.0) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
     def database(self) -> closing[sqlite3.Connection]:
         """The database, to look at; it may be in use."""
         return closing(sqlite3.connect(self.database_path, timeout=10.0, isolation_level=None))
@@ -230,9 +245,9 @@ class Service:
     def database_path(self) -> Path:
         return self.data_dir / DATABASE_FILE
 
-    def visits(self) -> dict[str, int]:
-        """How often each fault point was visited; only after a start that counts."""
-        return dict(visits.read(self.visits_path))
+    def visits(self) -> Counter[tuple[str, str]]:
+        """How often each process visited each fault point; only after a start that counts."""
+        return visits.read(self.visits_path)
 
     def forget_visits(self) -> None:
         self.visits_path.unlink(missing_ok=True)
@@ -251,9 +266,13 @@ class Service:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-num_lines:])
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs, orphans included."""
         if self.is_running:
-            self.kill()
+            self.signal(signal.SIGKILL)
+            self.api.wait()
+        for life in self.lives():
+            if life.is_alive:
+                life.kill()
         if self._stdout is not None:
             os.close(self._stdout)
             self._stdout = None

@@ -13,6 +13,7 @@ EXCEPTIONS = {
     "contract/durable.py": "the one writer",
     "server/data_lock.py": "the lock of the data directory, which holds no state",
     "server/db/migrate.py": "the folder of SQLite, which writes its files by itself",
+    "server/sweep_lease.py": "a lock, which holds no state",
     "server/worker_process.py": "the worker's log",
     "trainer/catalog/hub.py": "pulled models: another folder, and fetched again",
     "trainer/catalog/pull.py": "the same",

@@ -45,7 +45,8 @@ from tests.micro import (
 from tests.reference.trainer.naive import Naive
 from trainer import sampler as sampler_module
 from trainer.adapters.lora import Adapter, adapter_shapes
-from trainer.engine import TrainerEngine, warm_up
+from trainer.canary import sing
+from trainer.engine import TrainerEngine
 from trainer.loading import LoadedModel
 from trainer.model.tokenizer import Tokenizer
 from trainer.skills import SKILLS
@@ -168,7 +169,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_by_field(request_, field, engin
 
 
 def test_warming_up_needs_nothing(engine):
-    warm_up(engine)
+    assert sing(engine) == sing(engine)
 
 
 def test_pictures_are_encoded_once(engine, monkeypatch):

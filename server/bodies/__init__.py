@@ -1,0 +1,1 @@
+"""The bodies of requests: where their bytes lie while a call lasts, and what is cut out of them."""

@@ -1,0 +1,179 @@
+"""One body while it is coming: held until there is room, hashed, kept in memory or in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, Protocol
+
+from server.bodies.stored import StoredBody
+from server.budget import Budget
+from server.domain.errors import OverloadedError
+
+FILE_ABOVE_BYTES = 8 << 20
+"""Larger bodies lie in a file, however empty the memory is."""
+
+NEVER_HELD_BYTES = 64 << 10
+"""Smaller ones are read at once: a call that says little must not wait for those that say much."""
+
+_STEP_BYTES = 1 << 20
+_writers = ThreadPoolExecutor(2, thread_name_prefix="spool")
+
+
+class Room(Protocol):
+    """What an arrival needs of the store."""
+
+    room: Budget
+    memory: Budget
+    num_unwritten_bytes: int
+
+    def make_file(self) -> BinaryIO:
+        """A file without a name."""
+        ...
+
+
+class Arrival:
+    """Collects one body; `finish` or `discard` ends it."""
+
+    def __init__(self, store: Room, *, within: float):
+        self.num_bytes = 0
+        self._store = store
+        self._within = within
+        self._hash = hashlib.sha256()
+        self._buffer = bytearray()
+        self._file: BinaryIO | None = None
+        self._num_reserved = 0
+        self._num_in_memory = 0
+        self._num_unwritten = 0
+
+    async def expect(self, num_bytes: int) -> None:
+        """Wait for room for a body whose length is known.
+
+        Raises:
+            OverloadedError: There was none in time.
+        """
+        await self._reserve(num_bytes)
+        if num_bytes > FILE_ABOVE_BYTES:
+            await self._move_to_file()
+            self._note_unwritten()
+
+    async def add(self, chunk: bytes) -> None:
+        """Take in what came."""
+        self.num_bytes += len(chunk)
+        if self.num_bytes > self._num_reserved:  # its length was not announced
+            await self._reserve(self.num_bytes + (_STEP_BYTES if self._num_reserved else 0))
+        self._buffer += chunk
+        if self._file is None and not self._has_memory(len(chunk)):
+            await self._move_to_file()
+        if self._file is not None and len(self._buffer) >= _STEP_BYTES:
+            await self._write()
+
+    async def finish(self, *, on_end: Callable[[str, None], object]) -> StoredBody:
+        """Return the body, which has everything that this one had."""
+        if self._file is None:
+            content: bytes | int = bytes(self._buffer)
+            self._buffer.clear()
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(_writers, self._hash.update, content)
+        else:
+            await self._write()
+            content = os.dup(self._file.fileno())
+            self._file.close()
+            self._store.num_unwritten_bytes -= self._num_unwritten
+        room, memory = self._store.room, self._store.memory
+        num_reserved, num_in_memory = self._num_reserved, self._num_in_memory
+
+        def end(body: StoredBody) -> None:
+            on_end(body.id, None)
+            memory.give_back(num_in_memory)
+            room.give_back(num_reserved)
+
+        return StoredBody(
+            content, num_bytes=self.num_bytes, fingerprint=self._hash.digest(), on_end=end
+        )
+
+    def discard(self) -> None:
+        """Give back what it had; the body ends in the middle, or is not wanted."""
+        if self._file is not None:
+            self._file.close()
+        self._buffer.clear()
+        self._store.num_unwritten_bytes -= self._num_unwritten
+        self._store.memory.give_back(self._num_in_memory)
+        self._store.room.give_back(self._num_reserved)
+
+    async def _reserve(self, num_bytes: int) -> None:
+        if num_bytes <= max(self._num_reserved, NEVER_HELD_BYTES):
+            return
+        more = num_bytes - self._num_reserved
+        room = self._store.room
+        try:
+            await room.take(more, within=self._within)
+        except TimeoutError:
+            raise OverloadedError(
+                f"The body was not read for {self._within:g} s: the bodies of other calls have"
+                f" {room.used} of {room.limit} bytes and {room.num_waiting} more wait, or the disk"
+                " for them is full. Ask again later."
+            ) from None
+        self._num_reserved += more
+        self._note_unwritten()
+
+    def _has_memory(self, num_more: int) -> bool:
+        if self.num_bytes > FILE_ABOVE_BYTES or not self._store.memory.try_take(num_more):
+            return False
+        self._num_in_memory += num_more
+        return True
+
+    async def _move_to_file(self) -> None:
+        if self._file is None:
+            self._file = self._make_file()
+            self._store.memory.give_back(self._num_in_memory)
+            self._num_in_memory = 0
+            await self._write()
+
+    async def _write(self) -> None:
+        """Append what was collected, in a thread.
+
+        Raises:
+            OverloadedError: The disk is full.
+        """
+        block, self._buffer = self._buffer, bytearray()
+        assert self._file is not None
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(_writers, _append, self._file, block, self._hash)
+        except OSError as error:
+            raise _refusal(error) from error
+        self._note_unwritten()
+
+    def _make_file(self) -> BinaryIO:
+        try:
+            return self._store.make_file()
+        except OSError as error:
+            raise _refusal(error) from error
+
+    def _note_unwritten(self) -> None:
+        is_in_file = self._file is not None
+        num_written = self.num_bytes - len(self._buffer)
+        now = max(0, self._num_reserved - num_written) if is_in_file else 0
+        self._store.num_unwritten_bytes += now - self._num_unwritten
+        self._num_unwritten = now
+
+
+def _refusal(error: OSError) -> Exception:
+    """What becomes of an error of the file: a shortage passes, and no other is foreseen."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OverloadedError("The server's disk has no space for the body; nothing was changed.")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return OverloadedError("The server has too many files open; nothing was changed.")
+    return error
+
+
+def _append(file: BinaryIO, block: bytearray, fingerprint: hashlib._Hash) -> None:  # pyright: ignore[reportPrivateUsage] -- it has no public name
+    fingerprint.update(block)
+    rest = memoryview(block)
+    while rest:
+        rest = rest[file.write(rest) :]

@@ -1,0 +1,155 @@
+"""The pictures of the calls under way: measured on arrival, decoded when it is their call's turn.
+
+A picture stays in its body until its call has its turn; then its pixels take a share of a budget
+until the call ends. Train steps and answers have a budget each: a step that waits with its pixels
+for the step before it keeps nobody else waiting.
+
+    with pictures.of(order.images, WorkClass.ROLLOUTS) as own:     # keeps the bodies
+        await own.measure()                                        # refuses what is no picture
+        ...                                                        # waits for the turn
+        async with own.decoded(within=...) as images:
+            ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+
+from contract.skills import Pixels
+from contract.work import WorkClass
+from server.bodies.store import BodyStore
+from server.budget import Budget
+from server.domain.errors import (
+    ImageDecodeError,
+    ImageTooLargeError,
+    ImageUrlSchemeError,
+    OverloadedError,
+)
+from server.services.images import ImageDecoder, ImageUrl
+
+T = TypeVar("T")
+
+
+class Pictures:
+    """All pictures of one application.
+
+    Args:
+        max_step_bytes: Of the pixels of train steps together.
+        max_answer_bytes: Of those of rollouts and inference together.
+        max_at_once: Pictures that are read into memory as text and decoded at once.
+    """
+
+    def __init__(
+        self,
+        decoder: ImageDecoder,
+        bodies: BodyStore,
+        *,
+        max_step_bytes: int,
+        max_answer_bytes: int,
+        max_at_once: int,
+    ):
+        self.steps = Budget(max_step_bytes)
+        self.answers = Budget(max_answer_bytes)
+        self._decoder = decoder
+        self._bodies = bodies
+        self._at_once = asyncio.Semaphore(max_at_once)
+
+    def of(self, images: Sequence[ImageUrl], work_class: WorkClass) -> CallPictures:
+        """The pictures of one call, whose bodies are kept for the length of its `with` block."""
+        budget = self.steps if work_class is WorkClass.TRAINING else self.answers
+        return CallPictures(self, images, budget)
+
+    def hold(self, images: Sequence[ImageUrl]) -> ExitStack:
+        """Keep the bodies of pictures for the length of a `with` block."""
+        return self._bodies.hold(image.url for image in images)
+
+    async def measure(self, image: ImageUrl) -> int:
+        """How many bytes the pixels of a picture will take."""
+        return await self._with_text(image, self._decoder.measure)
+
+    async def decode(self, image: ImageUrl) -> Pixels:
+        """The pixels of a picture."""
+        return await self._with_text(image, self._decoder.decode)
+
+    async def _with_text(self, image: ImageUrl, work: Callable[[str], Awaitable[T]]) -> T:
+        """Do something with the text of a picture, which is in memory only meanwhile."""
+        found = self._bodies.find(image.url)
+        try:
+            if found is None:
+                return await work(image.url)
+            body, start, stop = found
+            async with self._at_once:
+                text = await asyncio.to_thread(body.read, start, stop - start)
+                return await work(text.decode())
+        except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError) as error:
+            raise error.at(image.loc) from error
+
+
+class CallPictures:
+    """The pictures of one call."""
+
+    def __init__(self, pictures: Pictures, images: Sequence[ImageUrl], budget: Budget):
+        self.num_bytes = 0
+        """Of their pixels, once they were measured."""
+        self._pictures = pictures
+        self._images = images
+        self._budget = budget
+        self._held = pictures.hold(images)
+
+    async def measure(self) -> None:
+        """Look at the headers; the first faulty picture, by position, refuses the request.
+
+        Raises:
+            ServiceError: One of the decoder's refusals, pointing at the place in the request.
+        """
+        self.num_bytes = sum(await self._each(self._pictures.measure))
+
+    @asynccontextmanager
+    async def decoded(self, *, within: float) -> AsyncGenerator[list[Pixels]]:
+        """Have the pixels for the length of a block, once there is room for them.
+
+        Raises:
+            OverloadedError: There was none for `within` seconds.
+            ServiceError: A picture is damaged, as with `measure`.
+        """
+        budget = self._budget
+        try:
+            await budget.take(self.num_bytes, within=within)
+        except TimeoutError:
+            raise OverloadedError(
+                f"The pictures of other calls take {budget.used} of {budget.limit} bytes, and"
+                f" {budget.num_waiting} more calls wait for room for theirs. Ask again later."
+            ) from None
+        try:
+            yield await self._each(self._pictures.decode)
+        finally:
+            budget.give_back(self.num_bytes)
+
+    async def _each(self, work: Callable[[ImageUrl], Awaitable[T]]) -> list[T]:
+        tasks = [asyncio.ensure_future(work(image)) for image in self._images]
+        try:
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for task in tasks:
+                task.cancel()
+        results: list[T] = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            results.append(outcome)
+        return results
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._held.close()
