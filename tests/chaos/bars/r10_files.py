@@ -102,7 +102,7 @@ def _fail_each(
     stride = bench.count(commit=3, full=1)
     for point in POINTS:
         for action, status in STATUS_OF.items():
-            number = 1 + bench.random.randrange(stride)
+            number = 1 if point == "remove" else 1 + bench.random.randrange(stride)
             while True:
                 data_dir = folder / f"{point}-{action}-{number}"
                 fired = _fail_one(
@@ -269,7 +269,7 @@ def _power_cuts(folder: Path, template: Path, bench: Bench, verdict: Verdict) ->
     disk, num_states, num_resumed = Disk(), 0, 0
     draw = random.Random(bench.seed)
     stride = bench.count(commit=3, full=1)
-    every = bench.count(commit=150, full=100)
+    every = bench.count(commit=40, full=100)
     for number, (operation, database, told) in enumerate(moments):
         if operation is not None:
             disk.apply(operation)
