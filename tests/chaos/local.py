@@ -159,7 +159,8 @@ async def short_story(player: Player) -> None:
     """Every call that writes, once or twice."""
     finetune = await player.create("first")
     await player.train(finetune, "two")
-    step = await player.train(finetune, "three")
+    await player.train(finetune, "three")
+    step = await player.train(finetune, "six")  # the first state is removed
     await player.save(finetune)
     await player.export(finetune, step)
     await player.log(finetune, step, 0.5)
