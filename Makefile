@@ -19,8 +19,10 @@ SDK_VERSION := 2.6.1
 # Tests and demos compare numbers: one thread each, so that a busy machine changes nothing but the time.
 ONE_THREAD := OMP_NUM_THREADS=1
 
+CHAOS_REPORT := benchmarks/results/chaos
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-bench demo serve test test-fast mutate cov check lint type imports fmt wheel \
+.PHONY: help setup postgres setup-bench demo serve test test-fast chaos mutate cov check lint type imports fmt wheel \
         constraints docs revision clean
 
 help: ## print these commands
@@ -35,10 +37,15 @@ ifeq ($(TORCH),cpu)
 else
 	$(PIP) install -q --no-deps $(OTHER_TORCH) torch==$(TORCH_VERSION)
 endif
-	$(PIP) install -q -c constraints.txt -e '.[trainer,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,postgres]'
 	$(PIP) install -q --no-deps moondream==$(SDK_VERSION)
 	rm -f $(VENV)/.ready-*
 	touch $@
+
+# The server that the database, API and migration tests use besides SQLite; without it they skip.
+postgres: ## PostgreSQL's programs, by apt-get, unless they are there (as root)
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql; }
 
 setup-bench: setup ## add what benchmarks compare against
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench,postgres]'
@@ -55,6 +62,10 @@ test: setup ## all tests, with coverage
 
 test-fast: setup ## unit and property tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property
+
+chaos: setup ## every bar of reliability at its full count, with a report (an hour)
+	$(ONE_THREAD) $(BIN)/python -m tests.chaos full --report $(CHAOS_REPORT).json; status=$$?; \
+	$(BIN)/python -m tests.chaos.render $(CHAOS_REPORT).json $(CHAOS_REPORT).md; exit $$status
 
 mutate: setup ## faults in a copy of the model: which test notices each (four minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutate

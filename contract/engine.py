@@ -68,6 +68,8 @@ class ModelInfo:
         max_context: Positions.
         skills: The skills that can be answered.
         tunable_skills: Those that can be trained.
+        adapter_bytes_per_rank: Of an adapter's weights in float32, per unit of rank; an optimizer
+            state takes twice as much. 0: not known.
     """
 
     name: str
@@ -79,6 +81,7 @@ class ModelInfo:
     max_context: int
     skills: tuple[str, ...]
     tunable_skills: tuple[str, ...]
+    adapter_bytes_per_rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +139,25 @@ class SkipReason(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NonFinite:
+    """Where a step met numbers that are not finite.
+
+    Attributes:
+        groups: Indexes of the groups whose loss was one.
+        tensors: Some adapter tensors whose gradient, or value after the update, had one.
+    """
+
+    groups: tuple[int, ...]
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepTrained:
     """What one step did; the fields of http-api.md 10.5 that the trainer knows.
 
     `weights` and `optimizer` are None exactly when `applied` is false: the files of the state
-    before stay in force. Everything in `extra` (plain JSON values) goes into the response as it is.
+    before stay in force. `non_finite` says where, when that was the reason. Everything in `extra`
+    (plain JSON values) goes into the response as it is.
     """
 
     applied: bool
@@ -154,6 +171,7 @@ class StepTrained:
     extra: dict[str, Any]
     weights: FileRef | None
     optimizer: FileRef | None
+    non_finite: NonFinite | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

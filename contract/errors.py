@@ -28,7 +28,23 @@ class RequestRefused(EngineError):
 
 
 class StorageFull(EngineError):
-    """The state could not be written for lack of space; nothing was changed."""
+    """The state could not be written for lack of space; nothing was changed.
+
+    Attributes:
+        needed_bytes: What would have to be free, as far as it is known.
+        free_bytes: What was.
+    """
+
+    def __init__(
+        self,
+        message: str = "no space",
+        *,
+        needed_bytes: int | None = None,
+        free_bytes: int | None = None,
+    ):
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class WorkerUnavailable(EngineError):

@@ -3,12 +3,14 @@
     API    -> worker   {"kind": "call", "id": n, "verb": ..., "command": ..., "images": [...]}
                        and the pixels of the images as blobs
     API    -> worker   {"kind": "cancel", "id": n}   nobody waits for this call any more
+    API    -> worker   {"kind": "ping"}              say something: stats follow
     API    -> worker   {"kind": "stop"}
     worker -> API      {"kind": "loading", "text": ...}            any number, before ready
-    worker -> API      {"kind": "ready", "epoch": n, "model": ...} once
+    worker -> API      {"kind": "ready", "epoch": n, "model": ..., "canary": ...} once; `canary` is
+                       a digest of what it answers to a fixed question
     worker -> API      {"kind": "result", "id": n, "epoch": n, "result": ...}
     worker -> API      {"kind": "error", "id": n, "epoch": n, "error": ...}
-                       with {"type", "message", "code", "loc"} as error
+                       with {"type", "message"} and what its class holds as error
     worker -> API      {"kind": "delta", "id": n, "epoch": n, "delta": ...}  of a streamed answer,
                        before its result
     worker -> API      {"kind": "stats", "epoch": n, "stats": ...}  now and then, after ready
@@ -100,8 +102,14 @@ def error_to_plain(error: EngineError) -> dict[str, Any]:
             "code": error.code,
             "loc": list(error.loc),
         }
-    kind = "storage_full" if isinstance(error, StorageFull) else "engine_failed"
-    return {"type": kind, "message": str(error)}
+    if isinstance(error, StorageFull):
+        return {
+            "type": "storage_full",
+            "message": str(error),
+            "needed_bytes": error.needed_bytes,
+            "free_bytes": error.free_bytes,
+        }
+    return {"type": "engine_failed", "message": str(error)}
 
 
 def error_from_plain(error: dict[str, Any]) -> EngineError:
@@ -109,5 +117,7 @@ def error_from_plain(error: dict[str, Any]) -> EngineError:
     if error["type"] == "request_refused":
         return RequestRefused(error["message"], code=error["code"], loc=error["loc"])
     if error["type"] == "storage_full":
-        return StorageFull(error["message"])
+        return StorageFull(
+            error["message"], needed_bytes=error["needed_bytes"], free_bytes=error["free_bytes"]
+        )
     return EngineFailed(error["message"])

@@ -1,4 +1,4 @@
-"""The command line: `moontune serve`, `demo`, `model`, `export` and `import`."""
+"""The command line: `moontune serve`, `demo`, `model`, `export`, `verify`, `backup`, ..."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from server import model_commands, travel_commands
+from server import model_commands, safety_commands, travel_commands
 from server.config import ServerConfig, describe_faults, load_config
 from server.demo import DemoError, run_demo
 from server.serving import serve as run_server
@@ -24,6 +24,9 @@ app.add_typer(model_commands.app, name="model")
 
 app.command("export")(travel_commands.export)
 app.command("import")(travel_commands.import_)
+app.command()(safety_commands.verify)
+app.command()(safety_commands.backup)
+app.command()(safety_commands.restore)
 
 
 def _help(name: str) -> str | None:

@@ -99,7 +99,9 @@ class ServerConfig(BaseSettings):
     # --- storage
     data_dir: Path = Field(Path("data"), description="Folder of the database and the weights.")
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL; absent: SQLite file `moontune.db` in `data_dir`."
+        None,
+        description="`postgresql://user@host/name`; absent: SQLite file `moontune.db` in"
+        " `data_dir`.",
     )
 
     min_free_bytes: int = Field(

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 Parts = Sequence[bytes | memoryview]
 OnDelta = Callable[[AnswerDelta], None]
 
-_CANCELLABLE = ("answer",)
+_CANCELLABLE = ("answer", "make_rollouts")
 """Verbs whose work ends when nobody waits for it any more; the others are finished."""
 
 LET_GO_SECONDS = 5.0
@@ -36,6 +36,7 @@ LET_GO_SECONDS = 5.0
 looks between two units of work, of which a part of a train step is the longest."""
 
 _STOP = Message(header={"kind": "stop"})
+_PING = Message(header={"kind": "ping"})
 
 
 def _encoded(call_id: int, verb: str, command: Any, images: Sequence[Pixels]) -> Parts:
@@ -64,12 +65,13 @@ class Dialogue:
         channel: Ours until `run` returns; its owner closes it afterwards.
         epoch: What the worker was told at its birth; messages of another epoch are dropped.
         on_loading: Called with each line of progress before readiness.
-        on_ready: Called once, with what was loaded.
+        on_ready: Called once, with what was loaded and the worker's canary.
         on_over: Called when the worker has hung up, before any caller is told.
 
     Attributes:
         was_ready: Whether it has said that it is ready.
         stats: What it counted, as it said last.
+        num_messages: How often it has said anything.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Dialogue:
         *,
         epoch: int,
         on_loading: Callable[[str], None],
-        on_ready: Callable[[ModelInfo], None],
+        on_ready: Callable[[ModelInfo, str], None],
         on_over: Callable[[], None],
     ) -> None:
         self._channel = channel
@@ -92,6 +94,7 @@ class Dialogue:
         self._is_over = False
         self.was_ready = False
         self.stats = EngineStats()
+        self.num_messages = 0
 
     async def run(self) -> None:
         """Talk until the worker ends the conversation; then every call still waiting fails.
@@ -102,6 +105,7 @@ class Dialogue:
         writing = asyncio.create_task(self._write())
         try:
             while (message := await self._channel.receive()) is not None:
+                self.num_messages += 1
                 await self._take(message)
         finally:
             self._is_over = True
@@ -157,6 +161,10 @@ class Dialogue:
         """Tell the worker to end after what it is doing; nothing is said after that."""
         self._outgoing.put_nowait(_STOP)
 
+    def ping(self) -> None:
+        """Have the worker say something as soon as it looks, also when it has nothing to do."""
+        self._outgoing.put_nowait(_PING)
+
     async def _let_go(self, call_id: int, call: _Call) -> WorkerDiedError | None:
         """Have the worker end a call that was cancelled; return its death if it ended first."""
         call.on_delta = None
@@ -192,7 +200,8 @@ class Dialogue:
                 log.warning("worker_message_stale", kind=kind, epoch=header["epoch"])
             elif kind == "ready":
                 self.was_ready = True
-                self._on_ready(from_plain(ModelInfo, header["model"]))
+                canary = str(header.get("canary", ""))
+                self._on_ready(from_plain(ModelInfo, header["model"]), canary)
             elif kind in ("result", "error"):
                 await self._deliver(header["id"], message)
             elif kind == "delta":

@@ -34,6 +34,7 @@ from contract.stats import EngineStats
 from server.dialogue import Dialogue, NotHandedOverError
 from server.domain.engine_status import EngineStatus
 from server.restarts import RestartSchedule
+from server.silence import SilenceLimits, until_silent
 from server.worker_process import WorkerEnd, WorkerLaunch, WorkerProcess
 
 log = structlog.get_logger(__name__)
@@ -58,6 +59,7 @@ class EngineClient:
         restarts: When to start it again.
         next_epoch: Gives every worker a number larger than any before.
         on_status: Called at every change of `status()`.
+        limits: How long a worker may say nothing.
         stop_seconds: How long a worker that was told to stop, or has hung up, may take to end
             before signals end it. An interpreter with torch takes seconds to tidy up.
     """
@@ -69,12 +71,15 @@ class EngineClient:
         restarts: RestartSchedule | None = None,
         next_epoch: Callable[[], int] | None = None,
         on_status: Callable[[EngineStatus], None] | None = None,
+        limits: SilenceLimits | None = None,
         stop_seconds: float = 10.0,
     ) -> None:
         self._launch = launch
         self._restarts = restarts or RestartSchedule()
         self._next_epoch = next_epoch or itertools.count(1).__next__
         self._on_status = on_status
+        self._limits = limits or SilenceLimits()
+        self._canaries: dict[ModelInfo, str] = {}
         self._stop_seconds = stop_seconds
         self._status = EngineStatus(state="starting", detail="The worker is not started yet.")
         self._dialogue: Dialogue | None = None
@@ -235,10 +240,14 @@ class EngineClient:
         self._num_starts += 1
         self._epoch = epoch
         self._on_loading("The worker is starting.")
+        changed = asyncio.Event()
         worker = self._worker = await WorkerProcess.start(self._launch, epoch=epoch)
 
-        def on_ready(model: ModelInfo) -> None:
-            self._on_ready(model, dialogue)
+        def on_ready(model: ModelInfo, canary: str) -> None:
+            if self._is_as_before(model, canary):
+                self._on_ready(model, dialogue)
+            else:
+                changed.set()
 
         dialogue = Dialogue(
             worker.channel,
@@ -248,9 +257,16 @@ class EngineClient:
             on_over=self._on_over,
         )
         talk = asyncio.create_task(dialogue.run())
+        silent = asyncio.create_task(until_silent(dialogue, self._limits))
         try:
-            await self._first_end(talk, worker)
-            if self._stopping.is_set():
+            await self._first_end(talk, worker, silent, changed)
+            if changed.is_set():
+                end = await worker.end(grace_seconds=0.0, term_seconds=0.0)
+            elif silent.done():
+                log.error("worker_silent", epoch=epoch, seconds=silent.result())
+                self._on_over()
+                end = await worker.end(grace_seconds=0.0, term_seconds=0.0)
+            elif self._stopping.is_set():
                 dialogue.ask_to_stop()
                 # While it loads it does not listen, and loses nothing.
                 grace = self._stop_seconds if dialogue.was_ready else 0.0
@@ -263,21 +279,40 @@ class EngineClient:
             await asyncio.wait({talk}, timeout=READ_OUT_SECONDS)
         finally:
             talk.cancel()
-            await asyncio.wait({talk})
+            silent.cancel()
+            await asyncio.wait({talk, silent})
             await worker.end(grace_seconds=0.0, term_seconds=0.0)
             worker.channel.close()
             self._worker = None
+        if changed.is_set():
+            return "The worker was ended: it computes otherwise than the one before."
+        if not silent.cancelled():
+            return f"The worker was killed: it had said nothing for {silent.result():g} s."
         fault = None if talk.cancelled() else talk.exception()
         return self._reason(end, dialogue.was_ready, fault)
 
-    async def _first_end(self, talk: asyncio.Task[None], worker: WorkerProcess) -> None:
-        """Wait until the conversation ends, or the process, or we are to stop."""
-        waits = {asyncio.create_task(worker.wait()), asyncio.create_task(self._stopping.wait())}
+    async def _first_end(
+        self,
+        talk: asyncio.Task[None],
+        worker: WorkerProcess,
+        silent: asyncio.Task[float],
+        changed: asyncio.Event,
+    ) -> None:
+        """Wait until the conversation ends, or the process, or it has to, or we are to stop."""
+        ends = (worker.wait(), self._stopping.wait(), changed.wait())
+        waits: set[asyncio.Task[Any]] = {asyncio.create_task(end) for end in ends}
         try:
-            await asyncio.wait({talk, *waits}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({talk, silent, *waits}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
+
+    def _is_as_before(self, model: ModelInfo, canary: str) -> bool:
+        """Whether a worker answers like the first one; the model is the same in one process."""
+        known = self._canaries.setdefault(model, canary)
+        if known != canary:
+            log.error("canary_changed", model=model.name, epoch=self._epoch)
+        return known == canary
 
     def _on_loading(self, text: str) -> None:
         self._become("unavailable" if self._status.state == "unavailable" else "starting", text)

@@ -1,7 +1,7 @@
 """The files of adapter states: their names, who is using them, and their removal.
 
-The only module that removes files. The trainer writes them, or they are copied here; rows say which
-of them count.
+The only module that decides which files go. The trainer writes them, or they are copied here; rows
+say which of them count.
 
     {data_dir}/finetunes/{finetune_id}/{step:08d}-{token}.weights.safetensors
                                                          .optimizer.safetensors
@@ -12,24 +12,30 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import errno
 import hashlib
 import os
 import re
 import secrets
 from collections import Counter
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+import structlog
+
+from contract import disk, durable
+from contract.durable import DamagedFileError
 from contract.engine import FileRef
+from contract.errors import StorageFull
+from server import sweep_lease
 from server.domain.errors import InternalError, StorageFullError
+
+_log = structlog.get_logger("server.files")
 
 _ULID_FOLDER = re.compile(r"[0-9A-Z]{26}")
 _TOKEN_BYTES = 6
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +53,28 @@ class StateFiles:
     `lock`, so that no file goes away between the reading of a row and the use of what it names.
     """
 
-    def __init__(self, data_dir: Path):
+    def __init__(self, data_dir: Path, *, min_free_bytes: int = 0):
         self._data_dir = data_dir.resolve()
+        self._min_free_bytes = min_free_bytes
         self._root = self._data_dir / "finetunes"
         self._held: Counter[str] = Counter()
         self.lock = asyncio.Lock()
+
+    async def require_space(self, num_bytes: int) -> None:
+        """Refuse work that would write so much that too little of the disk stays free.
+
+        Raises:
+            StorageFullError: Naming bytes; the log has the path.
+        """
+        try:
+            await asyncio.to_thread(
+                disk.require_space,
+                self._data_dir,
+                num_bytes=num_bytes,
+                min_free_bytes=self._min_free_bytes,
+            )
+        except StorageFull as full:
+            raise _refusal(full) from full
 
     def new_output(self, finetune_id: str, step: int) -> OutputPaths:
         """Choose the paths of one attempt at a step, whose folder the trainer makes."""
@@ -82,6 +105,10 @@ class StateFiles:
             self._held.subtract(stems)
             self._held += Counter[str]()  # drops the zeros
 
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """Whether files may be removed until the block ends: nobody else reads all of them."""
+        return sweep_lease.sweeping(self._data_dir)
+
     def finetune_ids(self) -> list[str]:
         """Return the finetunes that have a folder."""
         if not self._root.is_dir():
@@ -111,11 +138,8 @@ class StateFiles:
         """Remove files, then folders left empty; return how many files went."""
         num_removed = 0
         for path in paths:
-            with suppress(FileNotFoundError):
-                path.unlink()
-                num_removed += 1
-            with suppress(OSError):  # not empty: other states live there
-                path.parent.rmdir()
+            num_removed += durable.remove(path)
+            durable.remove_empty(path.parent)
         return num_removed
 
     def stored(self, ref: FileRef) -> FileRef:
@@ -135,10 +159,13 @@ class StateFiles:
         return {self._data_dir / path for path in stored_paths}
 
 
-def has_size(file: FileRef) -> bool:
-    """Whether a file is there, in the size that its row says."""
+def is_intact(file: FileRef) -> bool:
+    """Whether a file is there, and what its row says; reads it whole."""
     try:
-        return os.stat(file.path).st_size == file.num_bytes
+        if os.stat(file.path).st_size != file.num_bytes:
+            return False
+        with open(file.path, "rb") as reading:
+            return hashlib.file_digest(reading, "sha256").hexdigest() == file.digest
     except OSError:
         return False
 
@@ -148,47 +175,19 @@ def copy_file(source: FileRef, target: Path) -> FileRef:
 
     Raises:
         StorageFullError: There is no space; nothing is left.
-        InternalError: The source is damaged or gone.
+        InternalError: The source is damaged.
     """
-    temporary = target.with_name(f".{target.name}.tmp")
-    digest = hashlib.sha256()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with Path(source.path).open("rb") as reading, temporary.open("wb") as writing:
-            while block := reading.read(_BLOCK_BYTES):
-                digest.update(block)
-                writing.write(block)
-            writing.flush()
-            os.fsync(writing.fileno())
-        if digest.hexdigest() != source.digest:
-            raise InternalError("The weights to copy are damaged: their SHA-256 differs.")
-        temporary.rename(target)
-        for folder in (target.parent, target.parent.parent):
-            _sync(folder)
-    except OSError as error:
-        _forget(temporary)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError("The disk of the server is full; nothing was made.") from error
-        raise
-    except InternalError:
-        _forget(temporary)
-        raise
-    return dataclasses.replace(source, path=str(target))
+        return durable.copy_file(source, target)
+    except StorageFull as full:
+        raise _refusal(full) from full
+    except DamagedFileError as damaged:
+        raise InternalError("The weights to copy are damaged: their SHA-256 differs.") from damaged
 
 
-def _forget(path: Path) -> None:
-    """Remove a file, and its folder if that is empty."""
-    path.unlink(missing_ok=True)
-    with suppress(OSError):
-        path.parent.rmdir()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _refusal(full: StorageFull) -> StorageFullError:
+    _log.error("storage_full", detail=str(full))
+    return StorageFullError.of(full)
 
 
 def _stem(path: str) -> str:

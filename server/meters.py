@@ -90,6 +90,27 @@ STEPS = Metric(
     help="Train steps that were committed; applied is false for one that changed nothing.",
     labels=("finetune_id", "applied"),
 )
+STEPS_NOT_FINITE = Metric(
+    name="moontune_steps_not_finite_total",
+    kind=MetricKind.COUNTER,
+    help="Train steps that changed nothing because loss or gradient was not finite.",
+    labels=("finetune_id",),
+)
+STEPS_JOINED = Metric(
+    name="moontune_steps_joined_total",
+    kind=MetricKind.COUNTER,
+    help="Train step calls that joined one that was running with the same bytes.",
+)
+STEPS_REPLAYED = Metric(
+    name="moontune_steps_replayed_total",
+    kind=MetricKind.COUNTER,
+    help="Train step calls that got the stored answer of a step, because nobody had taken it.",
+)
+ROLLOUTS_TAKEN_OVER = Metric(
+    name="moontune_rollouts_taken_over_total",
+    kind=MetricKind.COUNTER,
+    help="Rollouts calls that took over what a caller with the same bytes had left.",
+)
 PICTURE_HITS = Metric(
     name="moontune_picture_cache_hits_total",
     kind=MetricKind.COUNTER,
@@ -130,6 +151,10 @@ API_METRICS: dict[str, Metric] = {
         READY,
         WORKER_STARTS,
         STEPS,
+        STEPS_NOT_FINITE,
+        STEPS_JOINED,
+        STEPS_REPLAYED,
+        ROLLOUTS_TAKEN_OVER,
         PICTURE_HITS,
         PICTURE_MISSES,
         HTTP_REQUESTS,

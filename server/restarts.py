@@ -10,9 +10,10 @@ from collections.abc import Callable
 class RestartSchedule:
     """Counts starts and failures of one worker, in monotonic seconds.
 
-    The first start is at once. After an end the pause is `first_pause_seconds`, doubled for every
-    further end that no readiness interrupted, at most `max_pause_seconds`; and never do more than
-    `max_starts` fall into one `window_seconds`.
+    The first start is at once, and so is the first one after the end of a worker that was ready:
+    callers wait for it. Then the pause is `first_pause_seconds`, doubled for every further end that
+    no readiness interrupted, at most `max_pause_seconds`; and never do more than `max_starts` fall
+    into one `window_seconds`.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class RestartSchedule:
         self._clock = clock
         self._starts: deque[float] = deque(maxlen=max_starts)
         self._num_ends = 0
+        self._is_ready = False
 
     def pause_seconds(self) -> float:
         """How long to wait before the next start."""
@@ -49,7 +51,9 @@ class RestartSchedule:
     def became_ready(self) -> None:
         """It answers, so earlier failures no longer count."""
         self._num_ends = 0
+        self._is_ready = True
 
     def ended(self) -> None:
         """It is gone, whatever the reason."""
-        self._num_ends += 1
+        self._num_ends += 0 if self._is_ready else 1
+        self._is_ready = False

@@ -27,73 +27,121 @@ from server.data_lock import DataDirectoryError, lock_data_directory
 from server.db import migrate
 from server.db.connection import Database
 from server.db.meta import next_epoch
+from server.db.ownership import NotOwnerError, own_database
 from server.domain.engine_status import EngineStatus
 from server.engine_client import EngineClient, WorkerRefusedError
+from server.http.listener import num_waiting_at
 from server.http.protocol import DeliveryProtocol
 from server.http.slow_clients import guarded
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
+from server.memory import give_large_blocks_back
 from server.ready import base_url, ready_line
+from server.restarts import RestartSchedule
 from server.services.container import Services
+from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
+MAX_LAST_LOOKS = 10_000
 LAST_SECONDS = 5.0
 """After the worker has gone, how long its calls may take to be answered with 503."""
 
 EXIT_AT_ONCE = 130
+OTHERS_SEE_NOTHING = 0o077
+"""The mask of all that this process and its children create: prompts, keys and weights."""
 
 
 class CannotServeError(Exception):
     """The service cannot start; the message is a sentence for people."""
 
 
-def serve(config: ServerConfig, *, launch: WorkerLaunch | None = None) -> int:
+def serve(
+    config: ServerConfig,
+    *,
+    launch: WorkerLaunch | None = None,
+    restarts: RestartSchedule | None = None,
+) -> int:
     """Serve until told to stop; return the exit status: 0 after an orderly stop, 1 with a reason.
 
     stdout gets one line, when the model answers; progress and the reason go to stderr.
 
     Args:
         launch: How to start the worker; absent: the trainer with the configured model.
+        restarts: When to start it again; absent: as in production.
     """
     configure_logs(config.log_level)
     _allow_many_files()
+    give_large_blocks_back()
     faults.arm(config.fault)
+    os.umask(OTHERS_SEE_NOTHING)
     try:
-        with _bind(config.host, config.port) as listener, lock_data_directory(config.data_dir):
+        with (
+            _bind(config.host, config.port) as listener,
+            lock_data_directory(config.data_dir),
+            own_database(config, on_loss=_leave),
+        ):
             _upgrade(config)
-            asyncio.run(_run(config, listener, launch or _trainer_launch(config)))
+            asyncio.run(_run(config, listener, launch or _trainer_launch(config), restarts))
     except KeyboardInterrupt:  # before there was a loop to hear it
         return EXIT_AT_ONCE
-    except (CannotServeError, DataDirectoryError, WorkerRefusedError) as error:
+    except (CannotServeError, DataDirectoryError, NotOwnerError, WorkerRefusedError) as error:
         _say(str(error))
         return 1
     return 0
 
 
-async def _run(config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
-    await _Service(config, listener, launch).run()
+async def _run(
+    config: ServerConfig,
+    listener: socket.socket,
+    launch: WorkerLaunch,
+    restarts: RestartSchedule | None,
+) -> None:
+    await _Service(config, listener, launch, restarts).run()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end us by the signal they caught."""
+    """uvicorn without its signal handlers, which would end us by the signal they caught, and with
+    an end that breaks nothing off."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port when nobody waits at it.
+
+        A connection in its queue may have brought its whole body; closed unread it would be reset,
+        and the SDK does not send again after that.
+        """
+        for _ in range(MAX_LAST_LOOKS):
+            if not any(map(num_waiting_at, sockets or ())):
+                break
+            await asyncio.sleep(0)  # the loop accepts meanwhile
+        await super().shutdown(sockets)
+
 
 class _Service:
     """What runs while we serve."""
 
-    def __init__(self, config: ServerConfig, listener: socket.socket, launch: WorkerLaunch) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        listener: socket.socket,
+        launch: WorkerLaunch,
+        restarts: RestartSchedule | None,
+    ) -> None:
         self._config = config
         self._listener = listener
         self._url = base_url(config.host, listener.getsockname()[1])
         self._engine = EngineClient(
             launch,
+            restarts=restarts,
             next_epoch=functools.partial(_next_epoch, config),
             on_status=self._show_progress,
+            limits=SilenceLimits(
+                starting=config.worker_start_seconds, ready=config.worker_silence_seconds
+            ),
         )
         self._decoder = ImageDecoder(
             num_processes=config.num_image_processes,
@@ -173,6 +221,12 @@ class _Service:
         await self._engine.stop()
         await asyncio.sleep(LAST_SECONDS)
         self._server.force_exit = True
+
+
+def _leave(reason: str) -> None:
+    """Somebody else serves our database: stop in order, from whatever thread noticed it."""
+    _say(reason)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -53,6 +53,7 @@ FAKE_MODEL = ModelInfo(
     max_context=2048,
     skills=("query", "point", "detect", "caption", "segment"),
     tunable_skills=("query", "point", "detect"),
+    adapter_bytes_per_rank=10_000,
 )
 
 

@@ -13,6 +13,8 @@ from typing import Self
 
 import httpx
 
+from tests import databases
+
 ROOT = Path(__file__).parent.parent
 READY = re.compile(r"http://127\.0\.0\.1:(\d+)")
 START_SECONDS = 120
@@ -34,6 +36,8 @@ class LiveServer:
         command += ["--data-dir", str(self.data_dir), *self._arguments]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MOONTUNE_")}
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        if (url := databases.whole_system_url(self.data_dir)) is not None:
+            clean["MOONTUNE_DATABASE_URL"] = url
         log = self.data_dir / "stderr.log"
         with log.open("a") as errors:
             self._process = subprocess.Popen(

@@ -30,7 +30,7 @@ from contract.skills import (
     TunableRequest,
 )
 from tiny.tokenizer import VOCAB_SIZE, build_tokenizer, tokenizer_config
-from trainer.adapters.lora import Adapter, adapter_shapes
+from trainer.adapters.lora import Adapter, adapter_bytes_per_rank, adapter_shapes
 from trainer.batching import Row
 from trainer.decoder import DecodeRequest
 from trainer.image_features import ImageFeatures
@@ -254,5 +254,6 @@ def loaded_micro(family: str = "moondream3", dtype: torch.dtype = torch.float32)
             name="micro", family=family, digest="0" * 64, device="cpu",
             dtype=str(dtype).removeprefix("torch."), num_parameters=model.num_parameters(),
             max_context=128, skills=tuple(Skill), tunable_skills=("query", "point", "detect"),
+            adapter_bytes_per_rank=adapter_bytes_per_rank(model.config.text),
         ),
     )  # fmt: skip

@@ -17,8 +17,9 @@ import torch
 
 from contract import faults
 from contract.messages import EXIT_REFUSED
+from trainer.canary import sing
 from trainer.catalog.store import find_model
-from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine, warm_up
+from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine
 from trainer.loading import LoadError, in_percent, load
 from trainer.shares import DEFAULT_TRAIN_SHARE
 from trainer.worker import Connection, run_worker
@@ -57,9 +58,9 @@ def main() -> int:
             micro_batch_tokens=arguments.micro_batch_tokens,
             train_share=arguments.train_share,
         )
-        warm_up(engine)
+        canary = sing(engine)
         faults.point("worker.ready")
-        run_worker(connection, engine, epoch=arguments.epoch)
+        run_worker(connection, engine, epoch=arguments.epoch, canary=canary)
     except LoadError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the supervisor shows this line
         return EXIT_REFUSED

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from contract import faults
 from contract.skills import FinishReason, Settings
 from trainer.adapters.lora import Adapter
 from trainer.adapters.stack import AdapterStack
@@ -221,6 +222,7 @@ class Decoder:
         self.num_drawn = 0 if layout is None else len(layout.rows)
         if layout is None:
             return {}
+        faults.point("rollouts.tick")
         draw(self._model, [row.rollout for row in layout.rows], layout.hidden_ND)
         ended = self._judge(layout.rows)
         self._step()

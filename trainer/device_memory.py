@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,19 @@ from trainer.memory import ParameterCount, Storage, serving_bytes, weight_bytes
 from trainer.model.config import Family
 from trainer.model.published_config import MoondreamConfig
 
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+"""What a device raises when its memory is exhausted, and what the host raises."""
+
 MEMINFO = Path("/proc/meminfo")
 FP8_MODEL = "moondream/moondream3.1-9B-A2B"
+
+
+def forget_frames(error: BaseException) -> None:
+    """Give up what the frames of an error hold, such as tensors; where it was can still be told."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
 
 
 @dataclass(frozen=True, kw_only=True)

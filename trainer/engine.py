@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from contract import faults
 from contract.engine import (
     Answer,
     AnswerDelta,
@@ -31,7 +32,7 @@ from contract.engine import (
 )
 from contract.errors import EngineFailed, RequestRefused
 from contract.groups import RLGroup
-from contract.skills import Pixels, QueryRequest, Settings, Skill, SkillRequest
+from contract.skills import Pixels, Skill, SkillRequest
 from contract.stats import EngineStats
 from contract.work import WorkClass
 from trainer.adapters.bank import AdapterBank
@@ -58,7 +59,7 @@ from trainer.skills.base import to_wire
 from trainer.step_plan import plan_step
 from trainer.storage import write_all
 from trainer.streaming import AnswerStream
-from trainer.train_step import Limits, step_in_parts
+from trainer.train_step import Limits, PackOutOfMemoryError, step_in_parts
 
 R = TypeVar("R")
 
@@ -289,18 +290,29 @@ class TrainerEngine:
         )
 
     def _begin_step(self, command: TrainStep, images: Sequence[Pixels]) -> Future[StepTrained]:
-        return self._loop.train(
-            lambda: self._train_in_parts(command, images, self._limits),
-            lambda: self._train_in_parts(command, images, self._limits.smaller()),
-        )
+        limits, has_failed_elsewhere = self._limits, False
+
+        def begin_again(error: BaseException) -> Generator[Part, None, StepTrained] | None:
+            """In smaller packs as often as a pack was too large, and once for all else."""
+            nonlocal limits, has_failed_elsewhere
+            if not isinstance(error, PackOutOfMemoryError):
+                if has_failed_elsewhere:
+                    return None
+                has_failed_elsewhere = True
+            limits = limits.smaller()
+            return self._train_in_parts(command, images, limits)
+
+        return self._loop.train(lambda: self._train_in_parts(command, images, limits), begin_again)
 
     def _train_in_parts(
         self, command: TrainStep, images: Sequence[Pixels], limits: Limits
     ) -> Generator[Part, None, StepTrained]:
         """A train step; yields where others may have the device."""
+        faults.point("train.begin")
         started = time.perf_counter()
         memory = PeakMemory(self._model.text.wte.device)
         plan = plan_step(command, images, self._config, self._language)
+        faults.point("train.plan")
         yield None
         features: dict[str, Tensor] = {}
         for image in images:
@@ -322,6 +334,7 @@ class TrainerEngine:
             command,
             limits=limits,
         )
+        faults.point("train.state")
         weights_file = optimizer_file = None
         if computed.tensors is not None and computed.optimizer is not None:
             facts = {"finetune_id": command.adapter.finetune_id, "rank": str(adapter.rank)}
@@ -332,6 +345,7 @@ class TrainerEngine:
             writing = self._writer.submit(write_all, state, facts)
             yield writing
             weights_file, optimizer_file = writing.result()
+            faults.point("train.written")
             self._bank.keep(
                 command.adapter.finetune_id,
                 weights_file,
@@ -361,6 +375,7 @@ class TrainerEngine:
             ),
             weights=weights_file,
             optimizer=optimizer_file,
+            non_finite=computed.non_finite,
         )
 
 
@@ -378,16 +393,3 @@ def _failed(error: Exception) -> Future[Any]:
     future: Future[Any] = Future()
     future.set_exception(error)
     return future
-
-
-def warm_up(engine: TrainerEngine) -> None:
-    """Answer one question so that the first caller does not wait for lazy set-up."""
-    engine.answer(
-        Answer(
-            adapter=None,
-            request=QueryRequest(question="?"),
-            settings=Settings(temperature=0.0, max_tokens=1),
-            seed=0,
-        ),
-        [],
-    )

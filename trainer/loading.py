@@ -13,6 +13,7 @@ import torch
 
 from contract.engine import ModelInfo
 from contract.skills import Skill
+from trainer.adapters.lora import adapter_bytes_per_rank
 from trainer.device_memory import find_shortage, storage_on
 from trainer.memory import count_parameters
 from trainer.model.checkpoint import Progress, inspect_checkpoint, load_checkpoint
@@ -138,6 +139,7 @@ def load(
         max_context=config.text.max_context,
         skills=tuple(skill.value for skill in SKILLS if _has(config, skill)),
         tunable_skills=tuple(skill.value for skill in TUNABLE_SKILLS),
+        adapter_bytes_per_rank=adapter_bytes_per_rank(config.text),
     )
     return LoadedModel(model=model, language=language, info=info)
 

@@ -23,6 +23,7 @@ import torch
 from contract.work import WorkClass
 from trainer.counters import Counters
 from trainer.decoder import Ticket
+from trainer.device_memory import OUT_OF_MEMORY, forget_frames
 from trainer.sample_job import Sampled, SampleRequest
 from trainer.sampler import Sampler
 from trainer.shares import Shares
@@ -40,10 +41,10 @@ Part = Future[Any] | None
 
 @dataclass(eq=False, kw_only=True)
 class _Training:
-    """A train step under way; `begin_again` until it was begun a second time."""
+    """A train step under way."""
 
     parts: Generator[Part, None, Any]
-    begin_again: Callable[[], Generator[Part, None, Any]] | None
+    begin_again: Callable[[BaseException], Generator[Part, None, Any] | None]
     outcome: Future[Any]
     waits_for: Part = None
 
@@ -87,18 +88,17 @@ class DeviceLoop:
     def train(
         self,
         begin: Callable[[], Generator[Part, None, R]],
-        begin_again: Callable[[], Generator[Part, None, R]] | None = None,
+        begin_again: Callable[[BaseException], Generator[Part, None, R] | None] | None = None,
     ) -> Future[R]:
         """Take a train step.
 
         Args:
-            begin_again: How it is begun once more after it met the end of the memory; absent: as
-                before.
+            begin_again: How it is begun once more after it met the end of the memory; it gives None
+                when there is nothing left to try. Absent: as before, once.
         """
         outcome: Future[R] = Future()
-        self._training.append(
-            _Training(parts=begin(), begin_again=begin_again or begin, outcome=outcome)
-        )
+        again = begin_again or _once(begin)
+        self._training.append(_Training(parts=begin(), begin_again=again, outcome=outcome))
         return outcome
 
     def cancel(self, outcome: Future[Any]) -> None:
@@ -161,17 +161,19 @@ class DeviceLoop:
             training.outcome.set_result(end.value)
         except torch.AcceleratorError:
             raise  # the device is lost, and with it all that could be tried
-        except torch.OutOfMemoryError as error:
+        except OUT_OF_MEMORY as error:
+            log.warning("a train step ran out of memory", exc_info=error)
+            forget_frames(error)  # they hold what was computed with
             self._sampler.give_up_memory()
-            if training.begin_again is None:
+            parts = training.begin_again(error)
+            if parts is None:
                 self._training.popleft()
                 training.outcome.set_exception(error)
                 return
-            log.warning("a train step begins again, in smaller parts", exc_info=error)
-            training.parts, training.begin_again = training.begin_again(), None
-            training.waits_for = None
+            training.parts, training.waits_for = parts, None
         except Exception as error:
             self._training.popleft()
+            forget_frames(error)
             training.outcome.set_exception(error)
 
     def _deliver(self) -> None:
@@ -186,3 +188,10 @@ class DeviceLoop:
                 sampling.outcome.set_result(sampling.finish(ended))
             except Exception as error:
                 sampling.outcome.set_exception(error)
+
+
+def _once(
+    begin: Callable[[], Generator[Part, None, R]],
+) -> Callable[[BaseException], Generator[Part, None, R] | None]:
+    attempts = iter([begin])
+    return lambda _error: next((begin() for begin in attempts), None)

@@ -32,6 +32,7 @@ from trainer.adapters.bank import AdapterBank
 from trainer.batching import Row
 from trainer.counters import Counters
 from trainer.decoder import Decoder, DecodeRequest, Ticket
+from trainer.device_memory import OUT_OF_MEMORY
 from trainer.drawing import Rollout
 from trainer.image_features import ImageFeatures
 from trainer.memory import kv_bytes_per_position
@@ -421,11 +422,11 @@ class Sampler:
             raise error
         for job in jobs:
             self._release(job)
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, OUT_OF_MEMORY):
             self.give_up_memory()
         if len(jobs) == 1 and is_theirs:
             (job,) = jobs
-            if job.is_alone or not isinstance(error, torch.OutOfMemoryError):
+            if job.is_alone or not isinstance(error, OUT_OF_MEMORY):
                 self._forget(job)
                 self._ended.append((job.ticket, error))
                 return

@@ -7,11 +7,13 @@ Letters: A actions of a pack, B examples of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from contract import faults
 from contract.groups import TrainOptions
 from trainer.model.upload import uploaded
 from trainer.rl.loss import (
@@ -55,9 +57,15 @@ def pack_loss(
     is_kept_B = is_kept(log_ratio_A, row_A, len(examples), options)
     loss_A = torch.where(is_rl_A, rl_loss_A, -policy_A)
     loss_A = torch.where(is_kept_B[row_A], loss_A, 0.0)
-    loss = (weight_B[row_A] * loss_A).sum()
+    if faults.spoiled("train.loss"):
+        loss_A = loss_A * torch.nan
+    loss_A = weight_B[row_A] * loss_A
+    loss = loss_A.sum()
 
-    tally.loss += float(loss.detach())
+    value = float(loss.detach())
+    tally.loss += value
+    if not math.isfinite(value):
+        tally.non_finite_groups |= _non_finite_groups(examples, loss_A.detach(), row_A)
     tally.count_ratios(
         log_ratio_A.detach()[is_rl_A], is_clipped_A[is_rl_A], is_known_A=known_A[is_rl_A]
     )
@@ -69,6 +77,17 @@ def pack_loss(
     )
     _count_targets(examples, policy_A.detach(), row_A, tally)
     return loss
+
+
+def _non_finite_groups(examples: Sequence[Example], loss_A: Tensor, row_A: Tensor) -> set[int]:
+    """The groups whose part of a loss is not finite; all, if only their sum is none."""
+    loss_B = loss_A.new_zeros(len(examples)).index_add(0, row_A, loss_A)
+    found = {
+        example.group
+        for example, is_finite in zip(examples, torch.isfinite(loss_B).tolist(), strict=True)
+        if not is_finite
+    }
+    return found or {example.group for example in examples}
 
 
 def has_signal(example: Example, options: TrainOptions) -> bool:

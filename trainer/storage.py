@@ -1,19 +1,30 @@
-"""All writing of files in the trainer: each is there whole and durable, or not at all."""
+"""State files of the trainer: tensors as safetensors, written by `contract.durable`."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
+from contract import durable, faults
+from contract.durable import Buffer, NewFile
 from contract.engine import FileRef
-from contract.errors import EngineFailed, StorageFull
+from contract.errors import EngineFailed
+
+_ALIGNMENT = 8
+_DTYPES = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
 
 
 def write_all(
@@ -23,17 +34,15 @@ def write_all(
 
     Raises:
         StorageFull: There is no space; nothing is left behind.
+        OSError: The disk failed; nothing is left behind.
         FileExistsError: A name is taken; names are never reused.
     """
-    written: list[FileRef] = []
-    try:
-        for path, tensors in files.items():
-            written.append(write_tensors(path, tensors, facts))
-    except BaseException:
-        for file in written:
-            Path(file.path).unlink(missing_ok=True)
-        raise
-    return written
+    return durable.write_files(
+        [
+            NewFile(path=path, buffers=_safetensors(tensors, facts))
+            for path, tensors in files.items()
+        ]
+    )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> FileRef:
@@ -46,45 +55,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
     Raises:
         StorageFull: There is no space; nothing is left behind.
+        OSError: The disk failed; nothing is left behind.
         FileExistsError: The name is taken; names are never reused.
     """
-    # One entry, because safetensors writes several in an order that changes from call to call.
-    metadata = {"moontune": json.dumps(dict(facts), sort_keys=True)}
-    data = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
-    )
-    return write_bytes(path, data)
-
-
-def write_bytes(path: Path, data: bytes) -> FileRef:
-    """Write a file durably; it has its name only when it is complete.
-
-    Raises:
-        StorageFull: There is no space; nothing is left behind.
-        FileExistsError: The name is taken; names are never reused.
-    """
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; such a file is written once")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        _make_directory(path.parent)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_directory(path.parent)
-    except OSError as error:
-        # A failed fsync may lose pages although the next one succeeds: discard the file.
-        temporary.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(
-                f"No space left for {len(data)} bytes of adapter state; free some and repeat "
-                "the call."
-            ) from error
-        raise
-    return FileRef(path=str(path), digest=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
+    return write_all({path: tensors}, facts)[0]
 
 
 def read_tensors(file: FileRef) -> dict[str, Tensor]:
@@ -94,6 +68,7 @@ def read_tensors(file: FileRef) -> dict[str, Tensor]:
     Raises:
         EngineFailed: The file is missing or damaged.
     """
+    faults.point("adapter.load")
     try:
         data = Path(file.path).read_bytes()
     except FileNotFoundError as error:
@@ -103,25 +78,41 @@ def read_tensors(file: FileRef) -> dict[str, Tensor]:
     return safetensors.torch.load(data)
 
 
-def sync_tree(directory: Path) -> None:
-    """Make the files of a directory durable, and then the directory; it has no folders."""
-    for path in directory.iterdir():
-        sync_directory(path)
-    sync_directory(directory)
+def _safetensors(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> list[Buffer]:
+    """The pieces of a safetensors file: its header, and the memory of the tensors, not copied.
+
+    The library would join them into one piece, once more in memory, and the metadata in an order
+    that changes from call to call; its bytes are these otherwise. The widest dtype comes first, so
+    that everything is aligned.
+    """
+    hosted = _on_host(tensors)
+    header: dict[str, object] = {
+        "__metadata__": {"moontune": json.dumps(dict(facts), sort_keys=True)}
+    }
+    buffers: list[Buffer] = []
+    end = 0
+    for name in sorted(hosted, key=lambda name: (-hosted[name].itemsize, name)):
+        tensor = hosted[name]
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        buffers.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return [len(text).to_bytes(8, "little") + text, *buffers]
 
 
-def _make_directory(directory: Path) -> None:
-    """Create a directory and what is missing above it, durably."""
-    if not directory.is_dir():
-        _make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        sync_directory(directory.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Wait until a directory, or a file, is on the disk as it is."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in memory, each in one piece; a device copies them all before it is waited for."""
+    hosted = {
+        name: tensor.detach().to("cpu", non_blocking=tensor.is_cuda)
+        for name, tensor in tensors.items()
+    }
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(device))
+        copied.synchronize()
+    return {name: tensor.contiguous() for name, tensor in hosted.items()}

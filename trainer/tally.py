@@ -39,6 +39,7 @@ class Tally:
         ratio: Over the actions of rollouts whose log-probabilities are known; so is the gap,
             |log pi - log mu|.
         num_dropped: Rollouts that were left out.
+        non_finite_groups: Those whose loss is infinite or not a number.
         num_positions, num_alone: Positions computed, and those that rows of their own would take.
     """
 
@@ -57,6 +58,7 @@ class Tally:
     num_positions: int = 0
     num_alone: int = 0
     sft_nll: dict[int, list[float]] = field(default_factory=dict)
+    non_finite_groups: set[int] = field(default_factory=set)
 
     def count_positions(self, packed: Pack, *, num_alone: int) -> None:
         self.num_positions += packed.tree.num_positions

@@ -18,9 +18,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from contract.engine import SkipReason, TrainStep
+from contract import faults
+from contract.engine import NonFinite, SkipReason, TrainStep
 from contract.groups import TrainOptions
 from trainer.adapters.lora import Adapter
+from trainer.device_memory import OUT_OF_MEMORY
 from trainer.memory import activation_bytes, kv_bytes_per_position
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
@@ -30,6 +32,14 @@ from trainer.scoring import score
 from trainer.step_loss import has_signal, pack_loss
 from trainer.step_plan import Example, Plan
 from trainer.tally import Tally, finite_or_none
+from trainer.too_large import too_large
+
+MAX_NAMED = 5
+"""Adapter tensors that a step names which was not finite."""
+
+
+class PackOutOfMemoryError(torch.OutOfMemoryError):
+    """The memory does not suffice for a pack of this size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +71,7 @@ class Computed:
     tally: Tally
     tensors: dict[str, Tensor] | None
     optimizer: AdamState | None
+    non_finite: NonFinite | None = None
 
 
 def in_one_go(parts: Generator[None, None, Computed]) -> Computed:
@@ -86,6 +97,10 @@ def step_in_parts(
 
     Args:
         adapter: Float32 masters; not touched.
+
+    Raises:
+        PackOutOfMemoryError: A pack needs more memory than there is; smaller limits may help.
+        RequestRefused: No smaller ones are left: `batch_too_large`.
     """
     leaves = {
         name: tensor.detach().clone().requires_grad_() for name, tensor in adapter.tensors.items()
@@ -95,33 +110,63 @@ def step_in_parts(
     if model.config.text.moe is None:  # there are no routers to pull at
         options = replace(options, router_beta=0.0)
     tally = Tally()
-    for examples in _packs(model, plan.examples, options, limits.max_positions):
-        packed = pack(model, [example.row for example in examples], features)
-        tally.count_positions(packed, num_alone=_num_alone(model, examples))
-        reference = None
-        if model.config.text.moe is not None or any(example.is_rl for example in examples):
-            with torch.no_grad():
-                reference = score(model, packed, None)
+    packs = _packs(model, plan.examples, options, limits.max_positions)
+    is_smallest = limits.kept_bytes == 0 and all(len(examples) == 1 for examples in packs)
+    for examples in packs:
+        passes = _pass_over(model, trained, examples, features, options, limits, tally)
+        while True:
+            try:
+                next(passes)
+            except StopIteration:
+                break
+            except OUT_OF_MEMORY as error:
+                if is_smallest:
+                    raise too_large(model, examples, error) from None
+                raise PackOutOfMemoryError(str(error)) from error
             yield
-        is_trained = any(has_signal(example, options) for example in examples)
-        with torch.set_grad_enabled(is_trained):
-            scores = score(
-                model,
-                packed,
-                trained,
-                recompute=_recomputes(model, packed, limits),
-                with_entropy=any(example.is_rl for example in examples),
-            )
-            loss = pack_loss(examples, scores, reference, packed.row_A, options, tally)
-        if loss.requires_grad:
-            loss.backward()
-        del packed, reference, scores, loss
-        yield
     gradients = {
         name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         for name, leaf in leaves.items()
     }
+    if faults.spoiled("train.gradient"):
+        name = next(iter(gradients))
+        gradients[name] = gradients[name] * torch.nan
     return _updated(model, adapter, optimizer, gradients, plan, command, tally)
+
+
+def _pass_over(
+    model: Moondream,
+    trained: Adapter,
+    examples: Sequence[Example],
+    features: Mapping[str, Tensor],
+    options: TrainOptions,
+    limits: Limits,
+    tally: Tally,
+) -> Generator[None, None, None]:
+    """Add the gradient of one pack to the leaves; yields after each pass."""
+    faults.point("train.forward")
+    packed = pack(model, [example.row for example in examples], features)
+    tally.count_positions(packed, num_alone=_num_alone(model, examples))
+    reference = None
+    if model.config.text.moe is not None or any(example.is_rl for example in examples):
+        with torch.no_grad():
+            reference = score(model, packed, None)
+        yield
+    is_trained = any(has_signal(example, options) for example in examples)
+    with torch.set_grad_enabled(is_trained):
+        scores = score(
+            model,
+            packed,
+            trained,
+            recompute=_recomputes(model, packed, limits),
+            with_entropy=any(example.is_rl for example in examples),
+        )
+        loss = pack_loss(examples, scores, reference, packed.row_A, options, tally)
+    faults.point("train.backward")
+    if loss.requires_grad:
+        loss.backward()
+    del packed, reference, scores, loss
+    yield
 
 
 def _updated(
@@ -136,13 +181,16 @@ def _updated(
     """The state after the step, if it changes anything."""
     grad_norm = global_norm(gradients) if tally.has_signal else 0.0
     tensors, state, skip_reason = None, None, None
+    broken: tuple[str, ...] = ()
     if not (math.isfinite(tally.loss) and math.isfinite(grad_norm)):
         skip_reason = SkipReason.NON_FINITE
+        broken = _not_finite(gradients)
     elif not tally.has_signal:
         skip_reason = SkipReason.NO_SIGNAL
     elif command.lr == 0.0:
         skip_reason = SkipReason.ZERO_LR
     else:
+        faults.point("train.update")
         tensors, state = adamw_update(
             adapter.tensors,
             gradients,
@@ -152,8 +200,7 @@ def _updated(
             max_grad_norm=command.options.max_grad_norm,
             grad_norm=grad_norm,
         )
-        is_finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
-        if not bool(is_finite.all()):
+        if broken := _not_finite(tensors):
             tensors, state, skip_reason = None, None, SkipReason.NON_FINITE
     has_rl = any(example.is_rl for example in plan.examples)
     return Computed(
@@ -165,7 +212,17 @@ def _updated(
         tally=tally,
         tensors=tensors,
         optimizer=state,
+        non_finite=NonFinite(groups=tuple(sorted(tally.non_finite_groups)), tensors=broken)
+        if skip_reason is SkipReason.NON_FINITE
+        else None,
     )
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The first names of those that hold something infinite or no number."""
+    is_finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
+    found = [name for name, finite in zip(tensors, is_finite, strict=True) if not finite]
+    return tuple(found[:MAX_NAMED])
 
 
 def _packs(

@@ -20,18 +20,30 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-import torch
-
+from contract import faults
 from contract.codec import to_plain
 from contract.engine import AnswerDelta
 from contract.errors import EngineError, EngineFailed, RequestRefused
 from contract.framing import PREFIX, Message, decode, encode
 from contract.messages import COMMANDS, error_to_plain, read_call
 from contract.skills import Pixels
+from trainer.device_memory import OUT_OF_MEMORY, forget_frames
 from trainer.engine import TrainerEngine
 
 STATS_SECONDS = 1.0
 """How often the counters are told while there is work."""
+
+TAKEN_POINTS = {
+    "make_rollouts": "rollouts.begin",
+    "answer": "answer.begin",
+    "export_checkpoint": "export.begin",
+}
+ANSWER_POINTS = {
+    "train_step": "train.answer",
+    "make_rollouts": "rollouts.answer",
+    "export_checkpoint": "export.written",
+}
+"""Fault points by verb."""
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +86,13 @@ class Connection:
         return buffer
 
 
-def run_worker(connection: Connection, engine: TrainerEngine, *, epoch: int) -> None:
+def run_worker(
+    connection: Connection, engine: TrainerEngine, *, epoch: int, canary: str = ""
+) -> None:
     """Say that the model is ready, then serve calls until told to stop or left alone."""
     with suppress(BrokenPipeError, ConnectionResetError):  # left alone while saying something
-        connection.send({"kind": "ready", "epoch": epoch, "model": to_plain(engine.describe())})
+        model = to_plain(engine.describe())
+        connection.send({"kind": "ready", "epoch": epoch, "model": model, "canary": canary})
         _Worker(connection, engine, epoch).run()
 
 
@@ -134,6 +149,8 @@ class _Worker:
                 return False
             if read.kind == "stop":
                 self._is_stopping = True
+            elif read.kind == "ping":
+                self._tell_stats()
             elif read.kind == "cancel":
                 self._cancel(read.call_id)
             else:
@@ -144,6 +161,8 @@ class _Worker:
         if read.error is not None:
             self._send(read.call_id, _error(read.error))
             return
+        if read.verb in TAKEN_POINTS:
+            faults.point(TAKEN_POINTS[read.verb])
         outcome = self._engine.begin(
             read.verb, read.command, read.images, lambda delta: self._tell(read.call_id, delta)
         )
@@ -158,6 +177,8 @@ class _Worker:
         for call_id, call in [(i, c) for i, c in self._calls.items() if c.outcome.done()]:
             del self._calls[call_id]
             answer = self._answer(call)
+            if call.verb in ANSWER_POINTS:
+                faults.point(ANSWER_POINTS[call.verb])
             try:
                 self._send(call_id, answer)
             except ValueError:
@@ -176,7 +197,8 @@ class _Worker:
             return _error(EngineFailed("The call was cancelled."))
         except EngineError as error:
             return _error(error)
-        except torch.OutOfMemoryError:
+        except OUT_OF_MEMORY as error:
+            forget_frames(error)
             self._engine.release_memory()
             return _error(
                 RequestRefused(

@@ -11,7 +11,7 @@ from benchmarks.gpu.large_model import NUM_ROLLOUTS, QUERY, RANK, LargeModel, of
 from benchmarks.gpu.measuring import GIGA, peak_memory, seconds_of, timed
 from benchmarks.gpu.report import Part, Report
 from contract.engine import Answer
-from trainer.engine import warm_up
+from trainer.canary import sing
 from trainer.loading import load
 
 
@@ -41,7 +41,7 @@ def _load(report: Report, device: str, checkpoint: Path, part: Part) -> LargeMod
     part["load_seconds"] = seconds
     part["num_parameters"] = loaded.info.num_parameters
     large = LargeModel(loaded, checkpoint.parent / "from-disk", report.parts["hardware"])
-    part["first_answer_seconds"] = seconds_of(lambda: warm_up(large.engine))
+    part["first_answer_seconds"] = seconds_of(lambda: sing(large.engine))
     report.line(
         f"load {loaded.info.num_parameters / GIGA:.2f} B: {seconds:.1f} s (SHA-256 alone "
         f"{report.parts['write']['digest_seconds']:.1f} s), peak {part['peak_gb']:.1f} GB"

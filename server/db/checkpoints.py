@@ -56,3 +56,19 @@ def nearest_steps(session: Session, finetune_id: str, step: int, *, limit: int) 
         .order_by(func.abs(Checkpoint.step - step), Checkpoint.step)
         .limit(limit)
     ).all()
+
+
+def last_step_before(session: Session, finetune_id: str, step: int) -> int | None:
+    """Return the last saved step before one."""
+    return session.scalar(
+        select(func.max(Checkpoint.step)).where(
+            Checkpoint.finetune_id == finetune_id,
+            Checkpoint.deleted_at_ms.is_(None),
+            Checkpoint.step < step,
+        )
+    )
+
+
+def list_all_living(session: Session) -> list[Checkpoint]:
+    """Return the saved checkpoints of all accounts."""
+    return list(session.scalars(select(Checkpoint).where(Checkpoint.deleted_at_ms.is_(None))))

@@ -1,31 +1,32 @@
-"""Connections and units of work; short, in threads, never open across a call to the engine.
+"""Units of work on the database of one process; short, in threads, never open across a call to
+the engine.
 
-SQLite has two engines: one writing connection whose transactions begin with BEGIN IMMEDIATE, so
-that read-then-write neither loses updates nor meets "database is locked", and readers that cannot
-write. Other databases have one engine for both.
+Whatever the database, one connection writes and some others read; see engines.py.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import QueuePool
 
-from server.domain.errors import OverloadedError, StorageFullError
+from server.db import engines
+from server.db.trouble import translate
+from server.db.write_ahead import WriteAheadLog
+from server.domain.errors import OverloadedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BUSY_TIMEOUT_MS = 8000
-NUM_READERS = 4
+TURN_SECONDS = 4.0
+"""How long a call waits for its turn among those of this process; with the wait for the write lock
+it stays below the ten seconds within which calls are answered."""
 
 
 class Database:
@@ -33,13 +34,18 @@ class Database:
 
     def __init__(self, url: str):
         self.url = url
-        if make_url(url).get_backend_name() == "sqlite":
-            self.writer = _sqlite_engine(url, begin="BEGIN IMMEDIATE", size=1)
-            self.readers = _sqlite_engine(url, begin="BEGIN", size=NUM_READERS, query_only=True)
-        else:
-            self.writer = self.readers = create_engine(url, pool_pre_ping=True)
+        match make_url(url).get_backend_name():
+            case "sqlite":
+                self.writer = engines.sqlite_writer(url)
+                self.readers = engines.sqlite_readers(url)
+            case "postgresql":
+                self.writer = engines.postgresql_writer(url)
+                self.readers = engines.postgresql_readers(url)
+            case other:
+                raise ValueError(f"{other} is no database that we know; use sqlite or postgresql")
+        self._log = WriteAheadLog(url)
         self._write_threads = anyio.CapacityLimiter(1)
-        self._read_threads = anyio.CapacityLimiter(NUM_READERS)
+        self._read_threads = anyio.CapacityLimiter(engines.NUM_READERS)
 
     async def write(
         self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
@@ -50,8 +56,9 @@ class Database:
             OverloadedError: The database is busy or away.
             StorageFullError: The disk is full; nothing was changed.
         """
-        call = functools.partial(_run, self.writer, work, *args, **kwargs)
-        return await anyio.to_thread.run_sync(call, limiter=self._write_threads)
+        return await _in_turn(
+            lambda: self.write_blocking(work, *args, **kwargs), self._write_threads
+        )
 
     async def read(
         self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
@@ -61,20 +68,21 @@ class Database:
         Raises:
             OverloadedError: The database is busy or away.
         """
-        call = functools.partial(_run, self.readers, work, *args, **kwargs)
-        return await anyio.to_thread.run_sync(call, limiter=self._read_threads)
+        return await _in_turn(lambda: self.read_blocking(work, *args, **kwargs), self._read_threads)
 
     def read_blocking(
         self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `read`, for who has no event loop."""
-        return _run(self.readers, work, *args, **kwargs)
+        with _unit_of_work(self.readers) as session:
+            return work(session, *args, **kwargs)
 
     def write_blocking(
         self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `write`, for who cannot wait in an event loop; milliseconds."""
-        return _run(self.writer, work, *args, **kwargs)
+        with _unit_of_work(self.writer, before=self._log.bound) as session:
+            return work(session, *args, **kwargs)
 
     async def ping(self) -> None:
         """Raise if the database cannot be reached."""
@@ -86,47 +94,33 @@ class Database:
         self.writer.dispose()
 
 
-def _run(
-    engine: Engine, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    with _unit_of_work(engine) as session:
-        return work(session, *args, **kwargs)
+async def _in_turn(call: Callable[[], T], threads: anyio.CapacityLimiter) -> T:
+    """Run a call in one of some threads; what has begun is never given up.
+
+    Raises:
+        OverloadedError: None was free in time.
+    """
+    turn = object()
+    with anyio.move_on_after(TURN_SECONDS) as waiting:
+        await threads.acquire_on_behalf_of(turn)
+    if waiting.cancelled_caught:
+        raise OverloadedError("The database has too much to do. Try again.")
+    try:
+        return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
+    finally:
+        threads.release_on_behalf_of(turn)
 
 
 @contextmanager
-def _unit_of_work(engine: Engine) -> Generator[Session]:
+def _unit_of_work(
+    engine: Engine, *, before: Callable[[Engine], None] = lambda _engine: None
+) -> Generator[Session]:
     try:
+        before(engine)
         with Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
-    except OperationalError as error:
-        if "disk is full" in str(error.orig):
-            raise StorageFullError("The disk of the database is full. Free some space.") from error
-        raise OverloadedError("The database is busy or cannot be reached. Try again.") from error
-
-
-def _sqlite_engine(url: str, *, begin: str, size: int, query_only: bool = False) -> Engine:
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=size,
-        max_overflow=0,
-        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
-    )
-
-    @event.listens_for(engine, "connect")
-    def set_pragmas(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.isolation_level = None  # the driver must not begin transactions by itself
-        for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            *(["query_only=ON"] if query_only else []),
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin_transaction(connection: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.exec_driver_sql(begin)
-
-    return engine
+    except SQLAlchemyError as error:
+        refusal = translate(error, engine)
+        if refusal is None:
+            raise
+        raise refusal from error

@@ -8,6 +8,9 @@ from sqlalchemy.orm import Session
 
 from server.db.models import Meta
 
+RELEASE = "release"
+"""The newest release that has used this database."""
+
 _EPOCH = "epoch"
 _SIGNING_SECRET = "signing_secret"
 _SECRET_BYTES = 32

@@ -11,6 +11,9 @@ from sqlalchemy.orm import Session
 
 from server.db.models import Metric
 
+_BY_CODE_POINT = {"sqlite": "BINARY", "postgresql": "C"}
+"""Names are ordered the same way on every database, whatever its language."""
+
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -49,6 +52,7 @@ def list_by_step(
 ) -> list[Metric]:
     """Return metrics by step and name."""
     query = select(Metric).where(Metric.finetune_id == finetune_id)
+    ordered_name = Metric.name.collate(_BY_CODE_POINT[session.get_bind().dialect.name])
     if name is not None:
         query = query.where(Metric.name == name)
     if from_step is not None:
@@ -56,6 +60,6 @@ def list_by_step(
     if after is not None:
         step, last_name = after
         query = query.where(
-            or_(Metric.step > step, (Metric.step == step) & (Metric.name > last_name))
+            or_(Metric.step > step, (Metric.step == step) & (ordered_name > last_name))
         )
-    return list(session.scalars(query.order_by(Metric.step, Metric.name).limit(limit)))
+    return list(session.scalars(query.order_by(Metric.step, ordered_name).limit(limit)))

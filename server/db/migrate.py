@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, make_url
+from sqlalchemy import Connection, inspect, make_url, text
 
 from server.config import ServerConfig
 from server.db.connection import Database
+from server.db.meta import RELEASE
+from server.db.sqlite_copy import copy_sqlite
+from server.domain.clock import file_stamp
+from server.release import release_name
 
 
 class SchemaError(Exception):
@@ -33,11 +35,13 @@ def upgrade(config: ServerConfig) -> None:
         with database.writer.connect() as connection, connection.begin():
             current = _check(connection)
             if current == _head():
+                _sign(connection)
                 return
         if current is not None:
             _back_up(config.resolved_database_url, current)
         with database.writer.connect() as connection, connection.begin():
-            command.upgrade(_alembic(connection), "head")
+            command.upgrade(_alembic(connection), "head")  # all revisions, or none of them
+            _sign(connection)
     finally:
         database.close()
 
@@ -57,16 +61,44 @@ def require_current(database: Database) -> None:
         )
 
 
+def schema_of(database: Database) -> str | None:
+    """Return the schema that a database has, if this release knows it.
+
+    Raises:
+        SchemaError: A newer release made it, or it is not ours.
+    """
+    with database.readers.connect() as connection, connection.begin():
+        return _check(connection)
+
+
 def _check(connection: Connection) -> str | None:
     """Return the revision of a database, None for an empty one."""
     current = MigrationContext.configure(connection).get_current_revision()
     known = {script.revision for script in ScriptDirectory(str(_folder())).walk_revisions()}
     if current is not None and current not in known:
+        made_by = _signature(connection)
         raise SchemaError(
-            f"The database has schema {current}, which a newer release made; this one knows up to"
-            f" {_head()}. Install that release, or restore a backup of the database."
+            f"The database has schema {current}, which a newer release made"
+            f"{f' ({made_by})' if made_by else ''}; {release_name()} knows up to {_head()}."
+            " Install that release, or restore a backup of the database."
         )
     return current
+
+
+def _sign(connection: Connection) -> None:
+    """Leave the name of this release, for older ones that meet a schema they do not know."""
+    if _signature(connection) == release_name():
+        return
+    words = {"key": RELEASE, "name": release_name()}
+    connection.execute(text("DELETE FROM meta WHERE key = :key"), {"key": RELEASE})
+    connection.execute(text("INSERT INTO meta (key, value) VALUES (:key, :name)"), words)
+
+
+def _signature(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("meta"):
+        return None
+    found = connection.execute(text("SELECT value FROM meta WHERE key = :key"), {"key": RELEASE})
+    return found.scalar()
 
 
 def _head() -> str | None:
@@ -93,11 +125,4 @@ def _back_up(url: str, revision: str) -> None:
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return
     path = Path(parsed.database)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    target = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
-    source, copy = sqlite3.connect(path), sqlite3.connect(target)
-    try:
-        source.backup(copy)
-    finally:
-        copy.close()
-        source.close()
+    copy_sqlite(path, path.with_name(f"{path.name}.{revision}.{file_stamp()}.backup"))

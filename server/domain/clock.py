@@ -1,9 +1,13 @@
-"""Wall time, for stamps only; waits and leases use monotonic time."""
+"""Wall time, for stamps only; waits and leases use monotonic time.
+
+Nothing else asks for the time of day: it jumps, and nobody may depend on it but readers of stamps.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 NowMs = Callable[[], int]
 
@@ -11,3 +15,18 @@ NowMs = Callable[[], int]
 def now_ms() -> int:
     """Milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000
+
+
+def now_seconds() -> float:
+    """Seconds since 1970 UTC."""
+    return time.time()
+
+
+def timestamp() -> str:
+    """The present second for people, such as 2026-11-29T05:00:00+00:00."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def file_stamp() -> str:
+    """The present second for names of files, such as 20261129T050000Z."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

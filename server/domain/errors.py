@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from contract.errors import StorageFull
+
 Loc = tuple[str | int, ...]
 
 
@@ -56,8 +58,18 @@ class InternalError(ServiceError):
 
 
 class StorageFullError(ServiceError):
+    """A disk is full; nothing was changed."""
+
     status = 507
     code = "storage_full"
+
+    @classmethod
+    def of(cls, full: StorageFull) -> Self:
+        """The refusal with the bytes that are known; which disk it is, the log alone says."""
+        sizes = ""
+        if full.needed_bytes is not None and full.free_bytes is not None:
+            sizes = f": {full.needed_bytes} bytes are needed, {full.free_bytes} are free"
+        return cls(f"The disk of the server is full{sizes}. Nothing was changed; free some space.")
 
 
 # --- 401, 403, 404, 405

@@ -1,1 +1,1 @@
-"""What uvicorn does not do by itself: connections that are watched."""
+"""What uvicorn does not do by itself: connections that are watched, and dropped when they stall."""

@@ -30,13 +30,26 @@ _NUM_NEAREST_STEPS = 5
 class AdapterState:
     """One state of a finetune: its adapter and, if it is the newest, its optimizer.
 
-    `seq` is the row in the ledger of the request that trains it.
+    Attributes:
+        weights_bytes: What its weights take in a file, or would.
+        seq: The row in the ledger of the request that trains it.
     """
 
     ordinal: int
     adapter: AdapterRef
     optimizer: FileRef | None = None
+    weights_bytes: int = 0
     seq: int | None = None
+
+    @property
+    def step_bytes(self) -> int:
+        """What a step from here writes: weights, and two moments of each."""
+        return 3 * self.weights_bytes
+
+    @property
+    def export_bytes(self) -> int:
+        """What its exchange file takes: the weights in half the width."""
+        return self.weights_bytes // 2
 
 
 class Adapters:
@@ -146,12 +159,12 @@ def _bind_newest(
         finetune.base_model_name, finetune.base_model_digest = model.name, model.digest
     check_base_model(finetune, model)
     newest = train_steps.find_newest(session, finetune)
+    weights = newest.weights if newest else finetune.origin_weights
     return AdapterState(
         ordinal=finetune.ordinal,
-        adapter=_adapter(
-            finetune, finetune.step, newest.weights if newest else finetune.origin_weights
-        ),
+        adapter=_adapter(finetune, finetune.step, weights),
         optimizer=newest and newest.optimizer,
+        weights_bytes=_weights_bytes(finetune, weights, model),
     )
 
 
@@ -195,7 +208,9 @@ def _read_saved(
     if model is not None:
         check_base_model(finetune, model)
     return AdapterState(
-        ordinal=finetune.ordinal, adapter=_adapter(finetune, step, checkpoint.weights)
+        ordinal=finetune.ordinal,
+        adapter=_adapter(finetune, step, checkpoint.weights),
+        weights_bytes=_weights_bytes(finetune, checkpoint.weights, model),
     )
 
 
@@ -207,6 +222,12 @@ def _adapter(finetune: Finetune, step: int, weights: FileRef | None) -> AdapterR
         seed=finetune.adapter_seed,
         weights=weights,
     )
+
+
+def _weights_bytes(finetune: Finetune, weights: FileRef | None, model: ModelInfo | None) -> int:
+    if weights is not None:
+        return weights.num_bytes
+    return 0 if model is None else finetune.rank * model.adapter_bytes_per_rank
 
 
 def check_base_model(finetune: Finetune, model: ModelInfo) -> None:

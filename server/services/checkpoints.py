@@ -18,6 +18,7 @@ from server.domain.errors import CheckpointNotFoundError, NoCheckpointError
 from server.domain.pages import Page, cut_page
 from server.services.adapters import living_finetune
 from server.services.cleanup import Cleanup
+from server.services.manifests import manifest_of
 
 Also = Callable[[Session, Checkpoint], None]
 """What is done in the transaction that saves, such as storing the answer."""
@@ -96,6 +97,7 @@ def save_origin(session: Session, finetune: Finetune) -> Checkpoint:
 def _pin(session: Session, finetune: Finetune, weights: FileRef | None) -> Checkpoint:
     """Make the checkpoint of the step that a finetune is at."""
     at_ms = now_ms()
+    parent_step = checkpoints.last_step_before(session, finetune.id, finetune.step)
     checkpoint = Checkpoint(
         id=str(ULID()),
         finetune_id=finetune.id,
@@ -103,6 +105,7 @@ def _pin(session: Session, finetune: Finetune, weights: FileRef | None) -> Check
         weights_path=weights and weights.path,
         weights_digest=weights and weights.digest,
         weights_num_bytes=weights and weights.num_bytes,
+        manifest=manifest_of(finetune, weights, parent_step=parent_step, at_ms=at_ms),
         created_at_ms=at_ms,
         updated_at_ms=at_ms,
     )

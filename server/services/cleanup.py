@@ -27,6 +27,7 @@ class Cleanup:
         self._files = files
         self._engine = engine
         self._tasks: set[asyncio.Task[None]] = set()
+        self._postponed: set[str] = set()
 
     def sweep_soon(self, finetune_id: str) -> None:
         """Sweep one finetune without making the caller wait."""
@@ -62,7 +63,13 @@ class Cleanup:
                 await self._database.read(file_rows.pinned_paths, finetune_id)
             )
             unneeded = [path for path in idle if path not in pinned]
-            return await asyncio.to_thread(self._files.remove, unneeded)
+            if not unneeded:
+                return 0
+            with self._files.sweeping() as may_remove:
+                if not may_remove:  # a backup reads; the next sweep of any finetune makes it good
+                    self._postponed.add(finetune_id)
+                    return 0
+                return await asyncio.to_thread(self._files.remove, unneeded)
 
     async def close(self) -> None:
         """Wait for the sweeps that were begun."""
@@ -81,6 +88,13 @@ class Cleanup:
         else:
             if num_removed:
                 _log.info("files_removed", finetune_id=finetune_id, num_files=num_removed)
+                self._sweep_postponed()
+
+    def _sweep_postponed(self) -> None:
+        """Removing works again: sweep what was put off."""
+        postponed, self._postponed = self._postponed, set()
+        for finetune_id in postponed:
+            self.sweep_soon(finetune_id)
 
     async def _drop_or_log(self, finetune_id: str) -> None:
         try:

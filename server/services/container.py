@@ -59,7 +59,7 @@ def build_services(
 ) -> Services:
     """Wire the services; nothing is started and nothing is opened."""
     database = Database(config.resolved_database_url)
-    files = StateFiles(config.data_dir)
+    files = StateFiles(config.data_dir, min_free_bytes=config.min_free_bytes)
     seeds = SeedSource(root_seed)
     cleanup = Cleanup(database, files, engine)
     meters = Meters()
@@ -67,7 +67,7 @@ def build_services(
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
     admission = build_admission(config, decoder)
-    ledger = Ledger(database)
+    ledger = Ledger(database, meters)
     keyed = KeyedCalls(database)
     return Services(
         config=config,
@@ -96,6 +96,8 @@ def build_services(
             seeds=seeds,
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
+            linger_seconds=config.rollout_linger_seconds,
+            meters=meters,
         ),
         training=Training(
             database=database,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,19 +13,21 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
-from contract.engine import AdapterRef, ExportCheckpoint, ExportedFile
+from contract import faults
+from contract.engine import ExportCheckpoint, ExportedFile
 from contract.work import WorkClass
 from server.db import checkpoints, finetunes, meta
 from server.db.connection import Database
 from server.db.models import Checkpoint
+from server.domain.clock import now_seconds
 from server.domain.errors import (
     CheckpointDeletedError,
     CheckpointNotFoundError,
     OverloadedError,
 )
 from server.domain.signing import FileGrant, sign, verify
-from server.files import StateFiles, has_size
-from server.services.adapters import Adapters, living_finetune
+from server.files import StateFiles, is_intact
+from server.services.adapters import Adapters, AdapterState, living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
@@ -69,7 +70,7 @@ class Downloads:
         cleanup: Cleanup,
         queue_seconds: float,
         link_seconds: int,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = now_seconds,
     ):
         self._database = database
         self._engine = engine
@@ -127,7 +128,7 @@ class Downloads:
 
     async def _has_file(self, checkpoint: Checkpoint) -> bool:
         file = self._files.absolute(checkpoint.exchange)
-        return file is not None and await asyncio.to_thread(has_size, file)
+        return file is not None and await asyncio.to_thread(is_intact, file)
 
     async def _have_made(self, account_id: str, checkpoint: Checkpoint) -> None:
         """Wait for the one task that makes this file; it goes on when its callers have gone."""
@@ -158,7 +159,7 @@ class Downloads:
                 async with self._adapters.saved(account_id, finetune_id, step, model) as state:
                     with ExitStack() as outputs:  # held until the row names them, or nothing does
                         exported = await self._handover.call(
-                            lambda: self._attempt(state.adapter, outputs),
+                            lambda: self._attempt(state, outputs),
                             fingerprint=hashlib.sha256(f"export {checkpoint.id}".encode()).digest(),
                             begin_before=begin_before,
                         )
@@ -167,8 +168,10 @@ class Downloads:
         finally:
             self._cleanup.sweep_soon(finetune_id)
 
-    async def _attempt(self, adapter: AdapterRef, outputs: ExitStack) -> ExportedFile:
+    async def _attempt(self, state: AdapterState, outputs: ExitStack) -> ExportedFile:
         """One worker's attempt, under a name of its own."""
+        adapter = state.adapter
+        await self._files.require_space(state.export_bytes)
         async with self._files.lock:
             path = self._files.new_exchange(adapter.finetune_id, adapter.step)
             outputs.enter_context(self._files.hold([path]))
@@ -205,6 +208,7 @@ def _find_granted(session: Session, grant: FileGrant) -> Checkpoint:
 
 def _keep(session: Session, account_id: str, checkpoint_id: str, exported: ExportedFile) -> None:
     """Note the file, unless the checkpoint is gone; what was noted before is missing by now."""
+    faults.point("export.commit")
     checkpoint = session.get(Checkpoint, checkpoint_id)
     assert checkpoint is not None, "rows of checkpoints are never removed"
     living_finetune(session, account_id, checkpoint.finetune_id)

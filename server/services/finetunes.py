@@ -154,6 +154,7 @@ class Finetunes:
                         self._files.hold([str(path), *([weights.path] if weights else [])])
                     )
                 if weights is not None:
+                    await self._files.require_space(weights.num_bytes)
                     copied = await asyncio.to_thread(copy_file, weights, path)
                     start = dataclasses.replace(start, weights=self._files.stored(copied))
                 return await self._insert(wish, start, also)

@@ -170,7 +170,8 @@ def translate(error: EngineError) -> ServiceError:
         refusal = _REFUSALS.get(error.code, ValidationFailedError)
         return refusal(error.message, loc=("body", *error.loc))
     if isinstance(error, StorageFull):
-        return StorageFullError("The disk of the server is full; nothing was changed.")
+        _log.error("storage_full", detail=str(error))
+        return StorageFullError.of(error)
     if isinstance(error, EngineFailed):
         _log.error("engine_failed", detail=str(error))
         return InternalError("The worker met a fault of its own; nothing was changed.")

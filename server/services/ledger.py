@@ -27,6 +27,7 @@ from server.db.models import RequestState, TrainRequest
 from server.domain.clock import now_ms
 from server.domain.delivery import Delivery, Fate
 from server.domain.errors import ServiceError
+from server.meters import STEPS_JOINED, STEPS_REPLAYED, Meters
 
 MAX_REPLAYS = 10
 """As often as the SDK resends; then the same bytes are a new step."""
@@ -144,14 +145,15 @@ class Ledger:
         clock: Monotonic seconds.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, database: Database, meters: Meters, clock: Callable[[], float] = time.monotonic
+    ):
         self._database = database
+        self._meters = meters
         self._clock = clock
         self._runs: dict[Identity, Run] = {}
         self._newest: dict[tuple[str, str], Answered | None] = {}
         self._marking: set[asyncio.Task[None]] = set()
-        self.num_joined = 0
-        self.num_replayed = 0
 
     async def open(self) -> None:
         """At start: drop what an earlier process had in hand; its callers send it again."""
@@ -174,7 +176,7 @@ class Ledger:
         while True:
             run = self._runs.get(identity)
             if run is not None:
-                self.num_joined += 1
+                self._meters.count(STEPS_JOINED)
                 _log.info("step_joined", finetune_id=identity.finetune_id)
                 return run
             if identity.finetune_key not in self._newest:
@@ -224,7 +226,7 @@ class Ledger:
     async def count_replay(self, identity: Identity, answered: Answered) -> None:
         """The stored answer is sent once more."""
         answered.num_replays += 1
-        self.num_replayed += 1
+        self._meters.count(STEPS_REPLAYED)
         _log.info(
             "step_replayed",
             finetune_id=identity.finetune_id,

@@ -5,7 +5,7 @@ until the call ends. Train steps and answers have a budget each: a step that wai
 for the step before it keeps nobody else waiting.
 
     with pictures.of(order.images, WorkClass.ROLLOUTS) as own:     # keeps the bodies
-        await own.measure()                                        # refuses what is no picture
+        await own.measure(within=...)                              # refuses what is no picture
         ...                                                        # waits for the turn
         async with own.decoded(within=...) as images:
             ...
@@ -100,13 +100,21 @@ class CallPictures:
         self._budget = budget
         self._held = pictures.hold(images)
 
-    async def measure(self) -> None:
+    async def measure(self, *, within: float) -> None:
         """Look at the headers; the first faulty picture, by position, refuses the request.
 
         Raises:
+            OverloadedError: It took longer than `within` seconds; other calls came first.
             ServiceError: One of the decoder's refusals, pointing at the place in the request.
         """
-        self.num_bytes = sum(await self._each(self._pictures.measure))
+        try:
+            async with asyncio.timeout(within):
+                self.num_bytes = sum(await self._each(self._pictures.measure))
+        except TimeoutError:
+            raise OverloadedError(
+                f"{len(self._images)} pictures of the call were not looked at for {within:.0f} s,"
+                " because of those of other calls. Ask again later."
+            ) from None
 
     @asynccontextmanager
     async def decoded(self, *, within: float) -> AsyncGenerator[list[Pixels]]:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from contract.codec import to_plain
 from contract.engine import MakeRollouts, ModelInfo, RolloutsMade
 from contract.ids import parse_ulid
 from contract.skills import GroundTruth, Pixels, Settings, TunableRequest
 from contract.work import WorkClass
-from server.domain.errors import NotSupportedError
+from server.domain.errors import (
+    NotSupportedError,
+    OverloadedError,
+    StartingError,
+    WorkerUnavailableError,
+)
 from server.domain.seeds import SeedSource
+from server.meters import ROLLOUTS_TAKEN_OVER, Meters
 from server.services.adapters import Adapters, AdapterState
-from server.services.dispatch import Dispatcher, SupervisedEngine
+from server.services.dispatch import Dispatcher, Place, SupervisedEngine
 from server.services.handover import Handover
 from server.services.images import ImageUrl
+from server.services.lingering import Lingering, Patience
 from server.services.pictures import Pictures
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutsOrder:
-    """What one rollouts call asks for, validated."""
+    """What one rollouts call asks for, validated; `received_at` is monotonic, in seconds."""
 
     finetune_id: str
     request: TunableRequest
@@ -32,6 +41,7 @@ class RolloutsOrder:
     num_rollouts: int
     ground_truth: GroundTruth | None
     fingerprint: bytes
+    received_at: float
 
 
 class Rollouts:
@@ -48,7 +58,14 @@ class Rollouts:
         seeds: SeedSource,
         queue_seconds: float,
         answer_seconds: float,
+        linger_seconds: float,
+        meters: Meters,
     ):
+        self._lingering = Lingering[RolloutsMade](
+            seconds=linger_seconds,
+            clock=dispatcher.clock,
+            on_taken_over=lambda: meters.count(ROLLOUTS_TAKEN_OVER),
+        )
         self._engine = engine
         self._dispatcher = dispatcher
         self._handover = handover
@@ -61,30 +78,62 @@ class Rollouts:
     async def make_rollouts(
         self, account_id: str, order: RolloutsOrder, *, caller_left: asyncio.Future[None]
     ) -> RolloutsMade:
-        """Sample when it is this call's turn; a caller who leaves before gives the place up."""
-        await self._adapters.require_living(account_id, order.finetune_id)
+        """Sample when it is this call's turn, or take over what a caller like this one left."""
+        return await self._lingering.run(
+            (account_id, order.fingerprint),
+            lambda patience: self._make(account_id, order, patience),
+            caller_left=caller_left,
+        )
+
+    async def _make(
+        self, account_id: str, order: RolloutsOrder, patience: Patience
+    ) -> RolloutsMade:
         lane = parse_ulid(order.finetune_id) or order.finetune_id
         with (
             self._dispatcher.place(WorkClass.ROLLOUTS, lane, account_id=account_id) as place,
             self._pictures.of(order.images, WorkClass.ROLLOUTS) as pictures,
         ):
-            await pictures.measure()
-            within = self._seconds_to_start()
-            await place.turn(within=within, unless=caller_left)
-            begin_before = place.taken_at + self._queue_seconds
-            model = await self._handover.loaded_model(before=begin_before)
+            await self._adapters.require_living(account_id, order.finetune_id)
+            patience.counts_from(order.received_at)
+            await pictures.measure(within=self._seconds_left(patience))
+            model = await self._patiently(patience, lambda: self._turn(place, patience))
             require_skill(model.tunable_skills, order.request.skill, model)
             async with (
-                pictures.decoded(within=place.seconds_left(within)) as images,
+                pictures.decoded(within=self._seconds_left(patience)) as images,
                 self._adapters.newest(account_id, order.finetune_id, model) as state,
             ):
                 command = self._command(order, state, images)
-                return await self._handover.call(
-                    lambda: self._engine.make_rollouts(command, images),
-                    fingerprint=order.fingerprint,
-                    begin_before=begin_before,
-                    redo_before=place.taken_at + self._answer_seconds,
+                made = await self._patiently(
+                    patience,
+                    lambda: self._handover.call(
+                        lambda: self._engine.make_rollouts(command, images),
+                        fingerprint=order.fingerprint,
+                        begin_before=patience.since + self._queue_seconds,
+                        redo_before=patience.since + self._answer_seconds,
+                    ),
                 )
+                return made
+
+    async def _turn(self, place: Place, patience: Patience) -> ModelInfo:
+        """Wait for the turn and a worker, as long as who waits now has patience."""
+        begin_before = patience.since + self._seconds_to_start()
+        await place.turn(within=begin_before - place.taken_at)
+        return await self._handover.loaded_model(before=begin_before)
+
+    def _seconds_left(self, patience: Patience) -> float:
+        """Until the work has to begin."""
+        left = patience.since + self._seconds_to_start() - self._dispatcher.clock()
+        return max(left, 0.0)
+
+    async def _patiently(self, patience: Patience, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try again what came too late for the caller that left, if another took over."""
+        while True:
+            since = patience.since
+            try:
+                return await attempt()
+            except (OverloadedError, StartingError, WorkerUnavailableError):
+                if self._dispatcher.is_draining or patience.since == since:
+                    raise
 
     def _seconds_to_start(self) -> float:
         """As long as the work can still end in time, if it takes as long as it did lately."""

@@ -40,6 +40,7 @@ from server.meters import STEPS, Meters
 from server.services.adapters import Adapters, AdapterState
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
+from server.services.finite_watch import FiniteWatch
 from server.services.handover import Handover
 from server.services.images import ImageUrl
 from server.services.keyed import KeyedCall, KeyedCalls
@@ -108,6 +109,7 @@ class Training:
         self._files = files
         self._cleanup = cleanup
         self._meters = meters
+        self._finite = FiniteWatch(meters)
         self._queue_seconds = queue_seconds
         self._admitted: set[asyncio.Task[TrainAnswer]] = set()
         self._keys_in_hand: dict[tuple[str, str], str] = {}
@@ -177,7 +179,7 @@ class Training:
                 self._pictures.of(order.images, WorkClass.TRAINING) as pictures,
             ):
                 await self._adapters.require_living(identity.account_id, order.finetune_id)
-                await pictures.measure()
+                await pictures.measure(within=place.seconds_left(self._queue_seconds))
                 await place.front(within=self._queue_seconds)
                 within = place.seconds_left(self._queue_seconds)
                 async with pictures.decoded(within=within) as images:
@@ -256,6 +258,7 @@ class Training:
             self._cleanup.sweep_soon(finetune_id)
         faults.point("step.committed")
         self._meters.count(STEPS, finetune_id, "true" if trained.applied else "false")
+        self._finite.saw(finetune_id, step, trained)
         _log.info(
             "step_committed",
             finetune_id=finetune_id,
@@ -287,6 +290,7 @@ class Training:
         outputs: ExitStack,
         claim: _Claim,
     ) -> StepTrained:
+        await self._files.require_space(state.step_bytes)
         finetune_id = state.adapter.finetune_id
         epoch = self._engine.status().epoch
         if epoch != claim.epoch:  # another worker than the one that the ledger names

@@ -14,6 +14,7 @@ import pytest
 from server.app import create_app
 from server.config import ServerConfig
 from server.db import migrate
+from tests import postgres
 from tests.fakes import FakeEngine, FakeImageDecoder
 from tests.service import Service
 
@@ -34,19 +35,33 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path, empty_database: Path) -> Path:
+def database_url(tmp_path: Path, database_kind: str, empty_database: Path) -> str | None:
+    """The URL of a migrated database of this test's own; None: the file in its data directory."""
+    if database_kind == "postgresql":
+        return postgres.fresh()
     shutil.copy(empty_database, tmp_path / "moontune.db")
+    return None
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, database_url: str | None) -> Path:
     return tmp_path
 
 
 @pytest.fixture
-def serve(data_dir: Path) -> Serve:
+def serve(data_dir: Path, database_url: str | None) -> Serve:
     """Start the app on this test's data directory; more than once is a restart."""
 
     @asynccontextmanager
     async def run(engine: FakeEngine | None = None, **options: Any) -> AsyncIterator[Service]:
         config = ServerConfig(
-            **{"data_dir": data_dir, "seed": 7, "shutdown_grace_seconds": 0.05, **options}
+            **{
+                "data_dir": data_dir,
+                "database_url": database_url,
+                "seed": 7,
+                "shutdown_grace_seconds": 0.05,
+                **options,
+            }
         )
         engine = engine or FakeEngine()
         decoder = FakeImageDecoder(

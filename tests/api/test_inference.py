@@ -14,6 +14,8 @@ from tests.factories import ABSENT, make_image_url
 from tests.fakes import FAKE_MODEL, FakeEngine
 from tests.service import Service, locs, refusal
 
+ONE_DATABASE_IS_ENOUGH = True  # Of answers nothing is stored.
+
 pytestmark = pytest.mark.anyio
 
 SKILLS = ("query", "caption", "point", "detect")

@@ -10,6 +10,8 @@ from structlog.testing import capture_logs
 from tests.api.conftest import Serve
 from tests.factories import make_request
 
+ONE_DATABASE_IS_ENOUGH = True  # This is about the log.
+
 pytestmark = pytest.mark.anyio
 
 

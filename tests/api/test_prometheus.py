@@ -14,6 +14,8 @@ from tests.api.conftest import Serve
 from tests.factories import make_request
 from tests.service import Service, refusal, until
 
+ONE_DATABASE_IS_ENOUGH = True  # This is about counters.
+
 pytestmark = pytest.mark.anyio
 
 SECRET = "s3cret-prompt"

@@ -15,6 +15,8 @@ from tests.factories import make_request
 from tests.fakes import FakeEngine
 from tests.service import Service, refusal, until
 
+ONE_DATABASE_IS_ENOUGH = True  # This is about dying workers.
+
 pytestmark = pytest.mark.anyio
 
 TINY_SECONDS = 0.1

@@ -17,6 +17,8 @@ from tests.factories import ABSENT, make_image_url, make_request
 from tests.fakes import FAKE_MODEL, FakeEngine
 from tests.service import Service, locs, refusal
 
+ONE_DATABASE_IS_ENOUGH = True  # Of rollouts nothing is stored.
+
 pytestmark = pytest.mark.anyio
 
 ROLLOUTS = "/v1/tuning/rollouts"

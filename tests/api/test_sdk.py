@@ -23,9 +23,9 @@ PATIENCE_SECONDS = 10.0
 
 
 @pytest.fixture
-def address(data_dir: Path) -> Iterator[str]:
+def address(data_dir: Path, database_url: str | None) -> Iterator[str]:
     """The app on a free port of the loopback, in a thread."""
-    config = ServerConfig(data_dir=data_dir, seed=7)
+    config = ServerConfig(data_dir=data_dir, database_url=database_url, seed=7)
     app = create_app(config, engine=FakeEngine(), image_decoder=FakeImageDecoder())
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, http="h11", lifespan="on"))
     listener = socket.create_server(("127.0.0.1", 0))

@@ -593,6 +593,7 @@ async def test_left_overs_are_swept_at_start_and_strangers_are_not(serve: Serve)
         assert (await second.train(finetune_id)).json()["step"] == 2
 
 
+@pytest.mark.database("sqlite")
 async def test_the_data_directory_can_be_moved(serve: Serve, data_dir: Path) -> None:
     async with serve() as first:
         finetune_id = await first.create()

@@ -15,6 +15,8 @@ from tests.factories import make_request
 from tests.fakes import FakeEngine, FakeImageDecoder
 from tests.service import Service, refusal
 
+ONE_DATABASE_IS_ENOUGH = True  # This is about HTTP.
+
 pytestmark = pytest.mark.anyio
 
 FINETUNES = "/v1/tuning/finetunes"
@@ -406,6 +408,7 @@ async def test_readiness_tells_the_reason(service: Service) -> None:
         assert (await service.get("/healthz")).status_code == 200
 
 
+@pytest.mark.database("sqlite")
 async def test_readiness_knows_the_database(service: Service) -> None:
     (service.data_dir / "moontune.db").rename(service.data_dir / "gone")
     service.app.state.services.database.close()

@@ -16,7 +16,10 @@ from server.domain.engine_status import WorkerDiedError
 from tests.api.conftest import Serve
 from tests.factories import make_image_url, make_request, make_sft_group
 from tests.fakes import FakeEngine
+from tests.leaving import send_and_leave
 from tests.service import Service, refusal, until
+
+ONE_DATABASE_IS_ENOUGH = True  # This is about queues.
 
 pytestmark = pytest.mark.anyio
 
@@ -247,37 +250,9 @@ async def test_by_default_dozens_of_answers_are_with_the_engine(service: Service
 # --- callers who leave
 
 
-async def send_and_leave(service: Service, path: str, body: Any) -> tuple[Any, asyncio.Event]:
-    """Start a call over raw ASGI; setting the event is the caller's leaving."""
-    request = httpx.Request("POST", f"http://localhost{path}", json=body)
-    left, sent = asyncio.Event(), False
-
-    async def receive() -> Any:
-        nonlocal sent
-        if not sent:
-            sent = True
-            return {"type": "http.request", "body": request.content, "more_body": False}
-        await left.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        pass
-
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": path,
-        "query_string": b"",
-        "headers": [(b"host", b"localhost")],
-    }
-    return asyncio.create_task(service.app(scope, receive, send)), left
-
-
 @pytest.mark.parametrize("path", ["/v1/tuning/rollouts", "/v1/detect"])
 async def test_work_that_waits_is_dropped_when_its_caller_leaves(serve: Serve, path: str) -> None:
-    async with serve(max_engine_calls=1) as service:
+    async with serve(max_engine_calls=1, rollout_linger_seconds=0) as service:
         finetune_id = await service.create()
         service.engine.gate.clear()
         running = start(service.roll(finetune_id, "query"))
@@ -288,7 +263,7 @@ async def test_work_that_waits_is_dropped_when_its_caller_leaves(serve: Serve, p
         await until(lambda: service.dispatcher.num_waiting == 1)
         left.set()
         await call
-        assert service.dispatcher.num_waiting == 0
+        await until(lambda: service.dispatcher.num_waiting == 0)
         service.engine.gate.set()
         await running
         assert len(service.engine.calls) == 1

@@ -13,6 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import IntegrityError
 
 from server.config import ServerConfig
 from server.db import migrate
@@ -28,11 +29,6 @@ def alembic(connection: Connection) -> Config:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     return config
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> ServerConfig:
-    return ServerConfig(data_dir=tmp_path / "data")
 
 
 @pytest.fixture
@@ -97,9 +93,7 @@ def test_going_down_leaves_nothing_and_up_again_works(database: Database) -> Non
     migrate.require_current(database)
 
 
-def test_the_names_of_living_finetunes_are_unique_and_ordinals_are_never_reused(
-    database: Database,
-) -> None:
+def test_ordinals_are_never_reused(database: Database) -> None:
     insert = (
         "INSERT INTO finetunes (id, account_id, name, rank, adapter_seed, step, created_at_ms,"
         " updated_at_ms, deleted_at_ms) VALUES ('{}', 'default', 'a', 8, 1, 0, 0, 0, {})"
@@ -107,12 +101,21 @@ def test_the_names_of_living_finetunes_are_unique_and_ordinals_are_never_reused(
     with database.writer.connect() as connection, connection.begin():
         connection.exec_driver_sql(insert.format("1", "5"))
         connection.exec_driver_sql(insert.format("2", "NULL"))
-        with pytest.raises(Exception, match="UNIQUE"):
-            connection.exec_driver_sql(insert.format("3", "NULL"))
         connection.exec_driver_sql("DELETE FROM finetunes")
         connection.exec_driver_sql(insert.format("4", "NULL"))
         rows = connection.exec_driver_sql("SELECT ordinal FROM finetunes").all()
     assert rows == [(3,)]
+
+
+def test_two_living_finetunes_cannot_have_one_name(database: Database) -> None:
+    insert = (
+        "INSERT INTO finetunes (id, account_id, name, rank, adapter_seed, step, created_at_ms,"
+        " updated_at_ms) VALUES ('{}', 'default', 'a', 8, 1, 0, 0, 0)"
+    )
+    with database.writer.connect() as connection, connection.begin():
+        connection.exec_driver_sql(insert.format("1"))
+        with pytest.raises(IntegrityError):
+            connection.exec_driver_sql(insert.format("2"))
 
 
 def test_an_up_to_date_database_is_left_alone(config: ServerConfig) -> None:
@@ -123,18 +126,17 @@ def test_an_up_to_date_database_is_left_alone(config: ServerConfig) -> None:
 
 def test_a_newer_database_is_refused_in_a_sentence(config: ServerConfig) -> None:
     migrate.upgrade(config)
-    path = config.data_dir / "moontune.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+    database = Database(config.resolved_database_url)
+    with database.writer.connect() as connection, connection.begin():
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SchemaError, match="a newer release made"):
         migrate.upgrade(config)
-    database = Database(config.resolved_database_url)
     with pytest.raises(SchemaError, match="a newer release made"):
         migrate.require_current(database)
     database.close()
 
 
+@pytest.mark.database("sqlite")
 def test_an_older_database_is_backed_up_then_upgraded(
     config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from contract.engine import RANKS
 from trainer.model.config import TextConfig
 from trainer.model.lora_hook import AdapterRows
 
@@ -98,6 +99,13 @@ def layer_name(config: TextConfig, index: int) -> str:
 
 def is_expert_factor(name: str) -> bool:
     return name.startswith("text_lora.moe.")
+
+
+def adapter_bytes_per_rank(config: TextConfig) -> int:
+    """Bytes of an adapter's masters, per unit of rank."""
+    rank = RANKS[0]
+    shapes = adapter_shapes(config, rank).values()
+    return sum(map(math.prod, shapes)) * torch.float32.itemsize // rank
 
 
 def adapter_shapes(config: TextConfig, rank: int) -> dict[str, tuple[int, ...]]:

@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from contract.durable import write_file
 from contract.engine import FileRef
 from trainer.adapters.lora import Adapter
 from trainer.exchange.errors import ExchangeError
 from trainer.exchange.tensors import checked_adapter, rank_of, without_second_view
 from trainer.model.config import TextConfig
 from trainer.model.torch_files import TorchFileError, read_torch_file
-from trainer.storage import write_bytes
 
 STATE_DICT = "lora_state_dict"
 
@@ -73,7 +73,7 @@ def write_exchange_file(
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    return write_bytes(path, buffer.getvalue())
+    return write_file(path, buffer.getbuffer())
 
 
 def read_exchange_file(path: Path) -> ExchangeFile:

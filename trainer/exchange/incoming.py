@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from contract import durable
 from contract.engine import FileRef
 from trainer.adapters.lora import Adapter
 from trainer.exchange.agreement import (
@@ -100,7 +101,7 @@ def import_adapter(
             largest_logits=[],
         )
     except BaseException:
-        weights_path.unlink(missing_ok=True)
+        durable.remove(weights_path)
         raise
     return Imported(
         weights=weights,

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contract import durable
 from contract.engine import AdapterRef, ExportedFile
 from trainer.adapters.lora import Adapter
 from trainer.exchange.agreement import (
@@ -35,7 +36,6 @@ from trainer.exchange.merged import write_merged
 from trainer.exchange.peft_directory import read_peft, write_peft
 from trainer.loading import LoadedModel, load
 from trainer.model.checkpoint import inspect_checkpoint
-from trainer.storage import sync_directory, sync_tree
 
 
 class Kind(StrEnum):
@@ -117,7 +117,7 @@ def write_exchange(export: Export, path: Path) -> ExportedFile:
         )
         agreement.require("The exchange file")
     except BaseException:
-        path.unlink(missing_ok=True)
+        durable.remove(path)
         raise
     return ExportedFile(file=file, manifest=export.manifest(Kind.EXCHANGE, [path], agreement))
 
@@ -132,9 +132,9 @@ def export_exchange(export: Export, path: Path) -> dict[str, Any]:
     with _made_aside(path) as aside:
         manifest = write_exchange(export, aside / path.name).manifest
         write_manifest(aside / path.name, manifest)
-        sync_tree(aside)
+        durable.sync_tree(aside)
         for made in (manifest_path(aside / path.name), aside / path.name):
-            made.rename(path.parent / made.name)
+            durable.rename(made, path.parent / made.name)
     return manifest
 
 
@@ -157,8 +157,8 @@ def export_peft(export: Export, directory: Path) -> dict[str, Any]:
         agreement.require("The PEFT directory")
         manifest = export.manifest(Kind.PEFT, sorted(made.iterdir()), agreement)
         write_manifest(made, manifest)
-        sync_tree(made)
-        made.rename(directory)
+        durable.sync_tree(made)
+        durable.rename(made, directory)
     return manifest
 
 
@@ -197,8 +197,8 @@ def export_merged(
         agreement.require("The merged model", hint="--dtype float32 keeps more of an adapter.")
         manifest = export.manifest(Kind.MERGED, sorted(made.iterdir()), agreement)
         write_manifest(made, manifest)
-        sync_tree(made)
-        made.rename(directory)
+        durable.sync_tree(made)
+        durable.rename(made, directory)
     return manifest
 
 
@@ -255,6 +255,5 @@ def _made_aside(target: Path) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield aside
-        sync_directory(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -182,7 +182,7 @@ def test_a_result_arrives_typed(verb: str) -> None:
     "error",
     [
         RequestRefused("Too much.", code="batch_too_large", loc=("groups", 3)),
-        StorageFull("No space."),
+        StorageFull("No space.", needed_bytes=300, free_bytes=20),
         EngineFailed("A fault."),
         EngineError("Something else, which counts as a fault."),
     ],

@@ -68,6 +68,9 @@ class FakeWorker:
             if message.header["kind"] == "stop":
                 print("stopped in order", flush=True)
                 return
+            if message.header["kind"] == "ping":
+                self.say(kind="stats", epoch=self.epoch, stats=to_plain(EngineStats()))
+                continue
             if message.header["kind"] == "cancel":
                 self.cancelled.append(message.header["id"])
                 self.is_cancelled.set()
@@ -207,11 +210,14 @@ def main() -> None:
         sys.exit(int(options.at_start.removeprefix("exit")))
     if options.at_start == "only_second" and options.epoch < 2:
         sys.exit(3)
+    if options.at_start == "mute":
+        threading.Event().wait()
     worker.say(kind="loading", text="loading shard 1 of 1")
+    canary = str(options.epoch) if options.at_start == "other_canary" else ""
     if options.at_start == "wrong_epoch":
         worker.say(kind="ready", epoch=options.epoch + 1, model=to_plain(MODEL))
     else:
-        worker.say(kind="ready", epoch=options.epoch, model=to_plain(MODEL))
+        worker.say(kind="ready", epoch=options.epoch, model=to_plain(MODEL), canary=canary)
     if options.at_start == "deaf" or (options.at_start == "deaf_once" and options.epoch == 1):
         threading.Event().wait()
     worker.listen()

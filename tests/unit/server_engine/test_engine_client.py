@@ -18,9 +18,10 @@ from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels, QueryRequest, QueryTarget, Settings
 from contract.stats import EngineStats, Sample
 from server import dialogue
-from server.domain.engine_status import EngineStatus
+from server.domain.engine_status import EngineStatus, WorkerDiedError
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.restarts import RestartSchedule
+from server.silence import SilenceLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -464,3 +465,54 @@ async def test_a_long_log_is_moved_out_of_the_way(
     await client.describe()
     assert log_path.read_text() == ""
     assert log_path.with_name("worker.log.1").read_text().startswith("an old log")
+
+
+# --- workers that are stuck, or other than they were
+
+
+async def test_a_worker_that_hangs_with_a_call_is_killed_at_its_bound(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client(limits=SilenceLimits(ready=0.5))
+    await client.start()
+    stuck = int(await ask(client, "pid"))
+    os.kill(stuck, signal.SIGSTOP)
+    with pytest.raises(WorkerDiedError, match="ended during this call"):
+        await ask(client, "hello")
+    assert await ask(client, "hello") == "hello"
+    assert not Path(f"/proc/{stuck}").exists()
+
+
+async def test_an_idle_worker_answers_pings_and_lives(make_client: ClientFactory) -> None:
+    client = make_client(limits=SilenceLimits(ready=0.2))
+    await client.start()
+    pid = await ask(client, "pid")
+    await asyncio.sleep(1.0)
+    assert await ask(client, "pid") == pid
+
+
+async def test_an_idle_worker_that_was_stopped_is_replaced(make_client: ClientFactory) -> None:
+    client = make_client(limits=SilenceLimits(ready=0.3))
+    await client.start()
+    pid = int(await ask(client, "pid"))
+    os.kill(pid, signal.SIGSTOP)
+    await until(lambda: client.status().num_starts == 2 and client.status().state == "ready")
+    assert int(await ask(client, "pid")) != pid
+
+
+async def test_a_worker_that_says_nothing_while_it_starts_is_replaced(
+    make_client: ClientFactory,
+) -> None:
+    seen: list[EngineStatus] = []
+    client = make_client("mute", limits=SilenceLimits(starting=0.3), on_status=seen.append)
+    await client.start()
+    await until(lambda: any("said nothing for 0.3 s" in status.detail for status in seen))
+
+
+async def test_a_worker_that_computes_otherwise_gets_no_call(make_client: ClientFactory) -> None:
+    seen: list[EngineStatus] = []
+    client = make_client("other_canary", on_status=seen.append)
+    await client.start()
+    os.kill(int(await ask(client, "pid")), signal.SIGKILL)
+    await until(lambda: any("computes otherwise" in status.detail for status in seen))
+    assert client.status().state != "ready"

@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from contract.engine import AdapterRef, ExportCheckpoint, TrainStep
-from contract.errors import EngineFailed
+from contract.errors import EngineFailed, RequestRefused
 from contract.groups import SFTGroup
 from contract.skills import QueryTarget
 from tests.micro import (
@@ -419,15 +419,24 @@ def test_a_step_that_runs_out_of_memory_is_begun_once_more_in_smaller_parts_with
     assert second == Limits(max_positions=first.max_positions // 2, kept_bytes=0)
 
 
-def test_a_step_that_runs_out_of_memory_twice_is_told_so_and_the_next_one_runs(
+def test_a_step_that_does_not_fit_in_the_smallest_parts_is_told_so_and_the_next_one_runs(
     monkeypatch, tmp_path
 ):
     engine = engine_of()
-    fault = Fault(torch.OutOfMemoryError("big"), calls=(1, 2))
+    fault = Fault(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 MiB."), calls=(1, 2)
+    )
     fault.put_into(monkeypatch, train_step_module, "score")
     bad, good = (engine.begin("train_step", step(tmp_path), pictures()) for _ in range(2))
     settle(engine, bad, good)
-    assert isinstance(bad.exception(), torch.OutOfMemoryError)
+    refused = bad.exception()
+    assert isinstance(refused, RequestRefused)
+    assert refused.code == "batch_too_large"
+    assert refused.loc == ("groups", 0, "target")
+    assert "Group 0" in refused.message
+    assert str(3 << 19) in refused.message
+    assert "are free" in refused.message
+    assert len(refused.message) <= 300
     assert good.result().applied
 
 

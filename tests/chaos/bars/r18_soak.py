@@ -1,0 +1,69 @@
+"""R18: eight clients for a while: nothing fails, nothing is lost, nothing grows."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from tests.chaos.bench import Bench, Verdict, crew, new_run
+from tests.chaos.load import Load
+from tests.chaos.sdk import Patience, patience
+from tests.chaos.service import Service
+
+ID = "R18"
+TITLE = "a soak of eight clients"
+NUM_CLIENTS = 8
+MAX_GROWTH = 1.05
+SLACK_BYTES = 24 << 20
+"""Of processes of some 300 MB, in a run that is short: allocators settle late."""
+MAX_MORE_FILES = 24
+LOOK_SECONDS = 0.5
+
+
+def run(bench: Bench) -> Verdict:
+    seconds = bench.count(commit=20, full=300)
+    with bench.service("r18") as service, patience(Patience()):
+        service.start()
+        history, _ = new_run(service)
+        with crew() as clients:
+            load = Load(history=history, tuning=service.tuning, crew=clients)
+            for number in range(NUM_CLIENTS):
+                load.add(f"soak-{number}")
+            time.sleep(seconds / 3)  # the time is the bar: this much of it is warm-up
+            warm = _look(service)
+            end = time.monotonic() + seconds * 2 / 3
+            most = dict(warm)
+            while time.monotonic() < end:
+                time.sleep(LOOK_SECONDS)
+                most = {name: max(most[name], value) for name, value in _look(service).items()}
+        verdict = bench.check(service, history)
+        bad = [event for event in service.log_events() if event.get("level") == "error"]
+    verdict.violations += [f"a client gave up: {error!r}" for error in clients.errors]
+    verdict.demand(not bad, f"{len(bad)} errors in the log, the first: {bad[:1]}")
+    for name in ("api_bytes", "worker_bytes"):
+        bound = warm[name] * MAX_GROWTH + (0 if bench.is_full else SLACK_BYTES)
+        verdict.demand(most[name] <= bound, f"{name} grew from {warm[name]:,} to {most[name]:,}")
+    for name in ("api_fds", "worker_fds", "api_threads", "worker_threads"):
+        verdict.demand(
+            most[name] <= warm[name] + MAX_MORE_FILES,
+            f"{name} grew from {warm[name]} to {most[name]}",
+        )
+    verdict.figures |= {"clients": NUM_CLIENTS, "soak_seconds": seconds} | {
+        f"{name}_warm_and_most": f"{warm[name]:,} / {most[name]:,}" for name in warm
+    }
+    return verdict
+
+
+def _look(service: Service) -> dict[str, int]:
+    """Memory, descriptors and threads of both processes, and the files of the data directory."""
+    looked: dict[str, int] = {}
+    for name, pid in (("api", service.api.pid), ("worker", service.worker().pid)):
+        status = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
+        looked[f"{name}_bytes"] = int(status["VmRSS"].split()[0]) << 10
+        looked[f"{name}_threads"] = int(status["Threads"])
+        looked[f"{name}_fds"] = len(os.listdir(f"/proc/{pid}/fd"))
+    looked["state_files"] = sum(1 for _ in (service.data_dir / "finetunes").rglob("*.safetensors"))
+    return looked

@@ -1,0 +1,42 @@
+"""What the API starts in place of a worker: it has a zygote fork one, and ends the way that ends.
+
+    python -I -S -E stub.py ZYGOTE_SOCKET RECORD FD argument...
+
+Started hundreds of times, so it imports next to nothing. SIGTERM goes to the fork; when we are
+killed, the zygote kills the fork.
+"""
+
+import _socket
+import json
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    path, record, fd, *argv = sys.argv[1:]
+    zygote = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    zygote.connect(path)
+    wish = {
+        "argv": argv,
+        "environment": {n: os.environ[n] for n in ("CHAOS_VISITS",) if n in os.environ},
+        "guardian": os.getppid(),
+        "record": record,
+    }
+    descriptors = b"".join(n.to_bytes(4, sys.byteorder) for n in (1, 2, int(fd)))
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    zygote.sendmsg([json.dumps(wish).encode()], rights)
+    os.close(int(fd))  # only the fork may hold the API's socket open
+    pid = json.loads(zygote.recv(1 << 12))["pid"]
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    status = json.loads(zygote.recv(1 << 12))["status"]
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else None
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status))
+
+
+main()

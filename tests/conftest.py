@@ -1,0 +1,45 @@
+"""What all tests share: the choice of the database."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import databases, postgres
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=("both", *databases.KINDS),
+        default="both",
+        help="Run tests that need a database on this one; whole servers use SQLite unless it is"
+        " postgresql.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    choice = config.getoption("--database")
+    databases.chosen[:] = databases.KINDS if choice == "both" else (choice,)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whoever asks for `database_kind`, directly or not, runs on each database.
+
+    A module that says ONE_DATABASE_IS_ENOUGH does so only when a database is named; the mark
+    `database` names the only one that a test is about.
+    """
+    if "database_kind" in metafunc.fixturenames:
+        is_enough = getattr(metafunc.module, "ONE_DATABASE_IS_ENOUGH", False)
+        kinds = databases.chosen[:1] if is_enough else databases.chosen
+        mark = metafunc.definition.get_closest_marker("database")
+        kinds = [kind for kind in kinds if mark is None or kind in mark.args]
+        metafunc.parametrize("database_kind", kinds, indirect=True)
+
+
+@pytest.fixture
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """`sqlite` or `postgresql`; skips where there is no such server."""
+    kind: str = request.param
+    if kind == "postgresql" and (reason := postgres.why_not()):
+        pytest.skip(reason)
+    return kind

@@ -1,0 +1,21 @@
+"""Which databases this run of the tests uses; `--database` says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests import postgres
+
+KINDS = ("sqlite", "postgresql")
+chosen: list[str] = list(KINDS)
+"""What tests run on that can run on each; set once by tests/conftest.py."""
+
+
+def url_for(kind: str, data_dir: Path) -> str | None:
+    """The URL of the migrated database of a data directory; None for the file inside of it."""
+    return postgres.database_of(data_dir.resolve()) if kind == "postgresql" else None
+
+
+def whole_system_url(data_dir: Path) -> str | None:
+    """As `url_for`, for servers that run as processes: SQLite, unless PostgreSQL alone is meant."""
+    return url_for("postgresql" if chosen == ["postgresql"] else "sqlite", data_dir)

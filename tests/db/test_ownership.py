@@ -1,0 +1,76 @@
+"""One server per PostgreSQL database."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from server.config import ServerConfig
+from server.db import ownership
+from server.db.ownership import NotOwnerError, own_database
+from tests import postgres
+
+pytestmark = pytest.mark.database("postgresql")
+
+
+@pytest.fixture
+def config(tmp_path: Path, database_kind: str, monkeypatch: pytest.MonkeyPatch) -> ServerConfig:
+    monkeypatch.setattr(ownership, "LOOK_SECONDS", 0.01)
+    return ServerConfig(data_dir=tmp_path, database_url=postgres.fresh())
+
+
+def never(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def test_a_second_server_is_refused_and_told_who_has_it(config: ServerConfig) -> None:
+    with (
+        own_database(config, on_loss=never),
+        pytest.raises(NotOwnerError, match=rf"moontune process {os.getpid()} started 20.* on "),
+        own_database(config, on_loss=never),
+    ):
+        pass
+    with own_database(config, on_loss=never):
+        pass
+
+
+def test_after_a_restart_of_the_database_it_is_owned_again(config: ServerConfig) -> None:
+    server = postgres.server()
+    with own_database(config, on_loss=never):
+        server.stop()
+        server.start()
+        with server.connect(postgres.shared_name()) as look:
+            while not num_holders(look):
+                threading.Event().wait(0.01)
+
+
+def test_who_lost_the_database_to_another_is_told(config: ServerConfig) -> None:
+    lost = threading.Event()
+    with (
+        own_database(config, on_loss=lambda _reason: lost.set()),
+        postgres.server().connect(postgres.shared_name()) as other,
+    ):
+        is_ours = False
+        while not is_ours:  # the first owner may be faster
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks"
+                " WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+            )
+            taken = other.execute("SELECT pg_try_advisory_lock(%s)", (ownership.OWNER_LOCK,))
+            is_ours = bool(taken.fetchone()[0])  # pyright: ignore[reportOptionalSubscript]
+        assert lost.wait(10)
+
+
+def num_holders(connection: psycopg.Connection) -> int:
+    found = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    return found.fetchone()[0]  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_a_sqlite_database_needs_no_lock_of_its_own(tmp_path: Path) -> None:
+    config = ServerConfig(data_dir=tmp_path)
+    with own_database(config, on_loss=never), own_database(config, on_loss=never):
+        pass

@@ -1,0 +1,173 @@
+"""Data of every schema that was released: upgraded, a client goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, event, select
+
+from server.app import create_app
+from server.config import ServerConfig
+from server.db import migrate
+from server.db.connection import Database
+from server.db.models import Base, Finetune, TrainStep
+from tests.chaos.micro_checkpoint import write_micro_checkpoint
+from tests.factories import make_sft_group
+from tests.fakes import FAKE_MODEL, FakeEngine, FakeImageDecoder
+from tests.live import LiveServer
+from tests.migrations.recorded import MIGRATIONS, SCHEMAS, lay_out
+
+KILLED = 137
+TUNING = "/v1/tuning"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=SCHEMAS)
+def recorded(request: pytest.FixtureRequest, config: ServerConfig) -> ServerConfig:
+    """A data directory as the code of this schema left it."""
+    lay_out(request.param, config)
+    return config
+
+
+@pytest.mark.anyio
+async def test_after_the_upgrade_a_client_goes_on_at_the_right_step(
+    recorded: ServerConfig,
+) -> None:
+    migrate.upgrade(recorded)
+    engine = FakeEngine(dataclasses.replace(FAKE_MODEL, digest=_base_digest(recorded)))
+    app = create_app(recorded, engine=engine, image_decoder=FakeImageDecoder())
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        listed = (await client.get(f"{TUNING}/finetunes")).json()["finetunes"]
+        steps = {row["name"]: row for row in listed}
+        assert "gone" not in steps
+        trained = steps["trained"]["finetune_id"]
+        again = await client.post(f"{TUNING}/finetunes", json={"name": "trained", "rank": 8})
+        assert again.json()["finetune_id"] == trained
+        saved = (await client.get(f"{TUNING}/finetunes/{trained}/checkpoints")).json()
+        assert [row["step"] for row in saved["checkpoints"]] == [2]
+        body = {"finetune_id": trained, "groups": [make_sft_group()]}
+        assert (await client.post(f"{TUNING}/train_step", json=body)).json()["step"] == 4
+        given = engine.commands("train_step")[0]
+        for file in (given.adapter.weights, given.optimizer):
+            assert _digest(Path(file.path)) == file.digest
+
+
+@pytest.mark.e2e
+@pytest.mark.database("sqlite")
+def test_the_next_step_is_the_same_whatever_code_made_the_ones_before(
+    config: ServerConfig, tmp_path: Path
+) -> None:
+    """Each recorded run was the same three steps; so is the fourth, computed by today's worker."""
+    model = tmp_path / "micro"
+    write_micro_checkpoint(model)
+    losses: set[float] = set()
+    for schema in (SCHEMAS[0], SCHEMAS[-1]):  # each takes a server of its own
+        own = config.model_copy(update={"data_dir": tmp_path / schema})
+        lay_out(schema, own)
+        with LiveServer(own.data_dir, "--model", str(model), "--seed", "7") as server:
+            body = {"name": "trained", "rank": 8}
+            trained = server.post(f"{TUNING}/finetunes", body).json()["finetune_id"]
+            body = {"finetune_id": trained, "groups": [make_sft_group()], "lr": 0.01}
+            answer = server.post(f"{TUNING}/train_step", body)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["step"] == 4
+            losses.add(answer.json()["sft_loss"])
+    assert len(losses) == 1
+
+
+def test_killed_at_any_statement_of_the_upgrade_a_second_run_ends_right(
+    recorded: ServerConfig, tmp_path: Path
+) -> None:
+    before = _rows(recorded)
+    statement = 0
+    while _upgrade_and_die_at(recorded, statement):
+        statement += 1
+        assert statement < 1000
+    assert statement > 3  # it was killed at some
+    migrate.upgrade(recorded)
+    assert _rows(recorded) == before
+    database = Database(recorded.resolved_database_url)
+    with database.writer.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    database.close()
+
+
+def test_the_revisions_say_what_the_models_say(config: ServerConfig) -> None:
+    """`alembic check`."""
+    migrate.upgrade(config)
+    database = Database(config.resolved_database_url)
+    settings = Config()
+    settings.set_main_option("script_location", str(MIGRATIONS))
+    with database.writer.connect() as connection, connection.begin():
+        settings.attributes["connection"] = connection
+        command.check(settings)
+    database.close()
+
+
+def _upgrade_and_die_at(config: ServerConfig, statement: int) -> bool:
+    """Upgrade in a child that dies before its n-th statement; whether there were as many."""
+    child = os.fork()
+    if child == 0:
+        seen: Counter[str] = Counter()
+
+        def die(*_args: object) -> None:
+            if seen["statements"] == statement:
+                os._exit(KILLED)
+            seen["statements"] += 1
+
+        event.listen(Engine, "before_cursor_execute", die)
+        event.listen(Engine, "commit", die)
+        try:
+            migrate.upgrade(config)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, KILLED)
+    return code == KILLED
+
+
+def _rows(config: ServerConfig) -> list[tuple[object, ...]]:
+    """What no upgrade may change, read in a way that every schema knows."""
+    database = Database(config.resolved_database_url)
+    columns = (Finetune.name, Finetune.step, TrainStep.step, TrainStep.weights_digest)
+    query = select(*columns).join(TrainStep, TrainStep.finetune_id == Finetune.id)
+    try:
+        return sorted(
+            tuple(row)
+            for row in database.read_blocking(lambda session: session.execute(query).all())
+        )
+    finally:
+        database.close()
+
+
+def _base_digest(config: ServerConfig) -> str:
+    database = Database(config.resolved_database_url)
+    query = select(Finetune.base_model_digest).where(Finetune.name == "trained")
+    digest = database.read_blocking(lambda session: session.scalar(query))
+    database.close()
+    assert digest is not None
+    return digest
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
