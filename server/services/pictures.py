@@ -79,8 +79,8 @@ class Pictures:
         if begin is not None:
             try:
                 return await self._decoder.measure(begin)
-            except ImageDecodeError:
-                pass  # its header is longer, or it has to be whole to be looked at
+            except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError):
+                pass  # its header is longer, it has to be whole to be looked at, or is refused
         return await self._with_text(image, self._decoder.measure)
 
     async def _beginning(self, image: ImageUrl) -> str | None:
