@@ -29,6 +29,7 @@ from server.api.middleware import RequestContext
 from server.config import ServerConfig
 from server.db import migrate
 from server.domain.seeds import SEED_BITS
+from server.loop_lag import watch_loop
 from server.prometheus import Exposition
 from server.services.container import Services, build_services
 from server.services.dispatch import SupervisedEngine
@@ -66,9 +67,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         await _start(services)
+        watching = asyncio.create_task(watch_loop(services.meters))
         try:
             yield
         finally:
+            watching.cancel()
             await _stop(services)
 
     async def guard_host(request: Request) -> None:

@@ -68,6 +68,12 @@ CONNECTIONS = Metric(
     help="Connections that are read from (open), or wait unread for others to end (held).",
     labels=("state",),
 )
+LOOP_LAG_SECONDS = Metric(
+    name="moontune_loop_lag_seconds",
+    kind=MetricKind.HISTOGRAM,
+    help="How late the service's event loop was, looked at some twenty times a second.",
+    bounds=_SECONDS,
+)
 READY = Metric(
     name="moontune_ready",
     kind=MetricKind.GAUGE,
@@ -141,6 +147,7 @@ API_METRICS: dict[str, Metric] = {
         BYTES_LIMIT,
         BYTES_WAITING,
         CONNECTIONS,
+        LOOP_LAG_SECONDS,
         READY,
         WORKER_STARTS,
         STEPS,

@@ -35,6 +35,7 @@ from server.http.protocol import DeliveryProtocol
 from server.http.slow_clients import guarded
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
+from server.memory import give_large_blocks_back
 from server.ready import base_url, ready_line
 from server.restarts import RestartSchedule
 from server.services.container import Services
@@ -71,6 +72,7 @@ def serve(
     """
     configure_logs(config.log_level)
     _allow_many_files()
+    give_large_blocks_back()
     faults.arm(config.fault)
     os.umask(OTHERS_SEE_NOTHING)
     try:

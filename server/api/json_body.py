@@ -171,7 +171,7 @@ class BodyParser:
 def estimated_json_bytes(stored: StoredBody, cuts: list[Cut]) -> int:
     """What a body takes of memory at most, as text, JSON, typed fields and an order; no pictures.
 
-    The weights were measured (docs/decisions/0008-bounded-memory.md).
+    The weights were measured (docs/decisions/0012-bounded-memory.md).
     """
     num_bytes = num_values = num_objects = at = 0
     for start, stop in [*((cut.start, cut.stop) for cut in cuts), (stored.num_bytes,) * 2]:

@@ -39,7 +39,9 @@ async def make_rollouts(
 ) -> Response:
     """Sample answers to one request from the newest weights of a finetune."""
     order = body.value.to_order(
-        fingerprint=body.fingerprint, max_generation_tokens=config.max_generation_tokens
+        fingerprint=body.fingerprint,
+        max_generation_tokens=config.max_generation_tokens,
+        received_at=body.stored.received_at,
     )
     made = await services.rollouts.make_rollouts(account, order, caller_left=caller_left)
     return await answer_with_body(_answer(body, made), body)

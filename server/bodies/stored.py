@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,8 @@ class StoredBody:
         self.id = secrets.token_hex(16)
         self.num_bytes = num_bytes
         self.fingerprint = fingerprint
+        self.received_at = time.monotonic()
+        """When its last byte was there; the patience of its sender counts from then."""
         self._content = content
         self._on_end = on_end
         self._num_holders = 1

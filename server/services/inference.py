@@ -73,7 +73,7 @@ class Inference:
             self._dispatcher.place(WorkClass.INFERENCE, lane, account_id=account_id) as place,
             self._pictures.of(order.images, WorkClass.INFERENCE) as pictures,
         ):
-            await pictures.measure()
+            await pictures.measure(within=place.seconds_left(self._queue_seconds))
             await place.turn(within=self._queue_seconds, unless=caller_left)
             begin_before = place.taken_at + self._queue_seconds
             model = await self._handover.loaded_model(before=begin_before)

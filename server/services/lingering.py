@@ -28,6 +28,10 @@ class Patience:
         self._clock = clock
         self.since = clock()
 
+    def counts_from(self, moment: float) -> None:
+        """The caller began to wait earlier, when its body was there."""
+        self.since = min(self.since, moment)
+
     def renew(self) -> None:
         """Somebody took over."""
         self.since = self._clock()

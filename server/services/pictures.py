@@ -5,7 +5,7 @@ until the call ends. Train steps and answers have a budget each: a step that wai
 for the step before it keeps nobody else waiting.
 
     with pictures.of(order.images, WorkClass.ROLLOUTS) as own:     # keeps the bodies
-        await own.measure()                                        # refuses what is no picture
+        await own.measure(within=...)                              # refuses what is no picture
         ...                                                        # waits for the turn
         async with own.decoded(within=...) as images:
             ...
@@ -33,6 +33,9 @@ from server.services.images import ImageDecoder, ImageUrl
 
 T = TypeVar("T")
 
+BEGINNING_CHARACTERS = 256 << 10
+"""Of a large picture, this much is read for its size, which saves most of the work."""
+
 
 class Pictures:
     """All pictures of one application.
@@ -41,6 +44,7 @@ class Pictures:
         max_step_bytes: Of the pixels of train steps together.
         max_answer_bytes: Of those of rollouts and inference together.
         max_at_once: Pictures that are read into memory as text and decoded at once.
+        max_file_bytes: Of one picture; a larger one is refused by whoever reads all of it.
     """
 
     def __init__(
@@ -51,11 +55,13 @@ class Pictures:
         max_step_bytes: int,
         max_answer_bytes: int,
         max_at_once: int,
+        max_file_bytes: int,
     ):
         self.steps = Budget(max_step_bytes)
         self.answers = Budget(max_answer_bytes)
         self._decoder = decoder
         self._bodies = bodies
+        self._max_file_bytes = max_file_bytes
         self._at_once = asyncio.Semaphore(max_at_once)
 
     def of(self, images: Sequence[ImageUrl], work_class: WorkClass) -> CallPictures:
@@ -69,7 +75,26 @@ class Pictures:
 
     async def measure(self, image: ImageUrl) -> int:
         """How many bytes the pixels of a picture will take."""
+        begin = await self._beginning(image)
+        if begin is not None:
+            try:
+                return await self._decoder.measure(begin)
+            except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError):
+                pass  # its header is longer, it has to be whole to be looked at, or is refused
         return await self._with_text(image, self._decoder.measure)
+
+    async def _beginning(self, image: ImageUrl) -> str | None:
+        """Of the text of a large picture, enough for most headers; None if all is to be read."""
+        found = self._bodies.find(image.url)
+        if found is None:
+            return None
+        body, start, stop = found
+        is_acceptable = (stop - start) * 3 // 4 <= self._max_file_bytes
+        if stop - start <= 2 * BEGINNING_CHARACTERS or not is_acceptable:
+            return None
+        text = await asyncio.to_thread(body.read, start, BEGINNING_CHARACTERS)
+        num_extra = (len(text) - text.find(b",") - 1) % 4  # base64 may end after each four
+        return text[: len(text) - num_extra].decode()
 
     async def decode(self, image: ImageUrl) -> Pixels:
         """The pixels of a picture."""
@@ -100,13 +125,21 @@ class CallPictures:
         self._budget = budget
         self._held = pictures.hold(images)
 
-    async def measure(self) -> None:
+    async def measure(self, *, within: float) -> None:
         """Look at the headers; the first faulty picture, by position, refuses the request.
 
         Raises:
+            OverloadedError: It took longer than `within` seconds; other calls came first.
             ServiceError: One of the decoder's refusals, pointing at the place in the request.
         """
-        self.num_bytes = sum(await self._each(self._pictures.measure))
+        try:
+            async with asyncio.timeout(within):
+                self.num_bytes = sum(await self._each(self._pictures.measure))
+        except TimeoutError:
+            raise OverloadedError(
+                f"{len(self._images)} pictures of the call were not looked at for {within:.0f} s,"
+                " because of those of other calls. Ask again later."
+            ) from None
 
     @asynccontextmanager
     async def decoded(self, *, within: float) -> AsyncGenerator[list[Pixels]]:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutsOrder:
-    """What one rollouts call asks for, validated."""
+    """What one rollouts call asks for, validated; `received_at` is monotonic, in seconds."""
 
     finetune_id: str
     request: TunableRequest
@@ -41,6 +41,7 @@ class RolloutsOrder:
     num_rollouts: int
     ground_truth: GroundTruth | None
     fingerprint: bytes
+    received_at: float
 
 
 class Rollouts:
@@ -93,7 +94,8 @@ class Rollouts:
             self._pictures.of(order.images, WorkClass.ROLLOUTS) as pictures,
         ):
             await self._adapters.require_living(account_id, order.finetune_id)
-            await pictures.measure()
+            patience.counts_from(order.received_at)
+            await pictures.measure(within=self._seconds_left(patience))
             model = await self._patiently(patience, lambda: self._turn(place, patience))
             require_skill(model.tunable_skills, order.request.skill, model)
             async with (

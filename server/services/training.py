@@ -179,7 +179,7 @@ class Training:
                 self._pictures.of(order.images, WorkClass.TRAINING) as pictures,
             ):
                 await self._adapters.require_living(identity.account_id, order.finetune_id)
-                await pictures.measure()
+                await pictures.measure(within=place.seconds_left(self._queue_seconds))
                 await place.front(within=self._queue_seconds)
                 within = place.seconds_left(self._queue_seconds)
                 async with pictures.decoded(within=within) as images:

@@ -113,7 +113,7 @@ async def test_only_the_next_steps_have_pixels(service: Service) -> None:
 async def test_without_room_for_its_pixels_a_call_waits_and_is_refused(serve: Serve) -> None:
     size = (1000, 1000)  # 3 MB of pixels, 12 kB in the file
     urls = [make_image_url((i, 0, 0), size) for i in range(3)]
-    async with serve(max_answer_pixel_bytes=4 * MIB, inference_queue_seconds=0.2) as service:
+    async with serve(max_answer_pixel_bytes=4 * MIB, inference_queue_seconds=3.0) as service:
         service.engine.gate.clear()
         first = asyncio.create_task(service.post("/v1/detect", make_request(image_url=urls[0])))
         await until(lambda: service.engine.num_running == 1)

@@ -41,7 +41,9 @@ class RolloutsBody(Body):
     def effective_num_rollouts(self) -> int:
         return 1 if self.num_rollouts is None else self.num_rollouts
 
-    def to_order(self, *, fingerprint: bytes, max_generation_tokens: int) -> RolloutsOrder:
+    def to_order(
+        self, *, fingerprint: bytes, max_generation_tokens: int, received_at: float
+    ) -> RolloutsOrder:
         """Return what is asked for.
 
         Raises:
@@ -64,4 +66,5 @@ class RolloutsBody(Body):
             ground_truth=self.ground_truth
             and self.ground_truth.to_contract(skill, ("body", "ground_truth")),
             fingerprint=fingerprint,
+            received_at=received_at,
         )

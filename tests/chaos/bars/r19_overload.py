@@ -1,0 +1,106 @@
+"""R19: 64 clients with bodies of 20 MB at once; held first, then served or refused in time.
+
+In the commit tier memory is bounded and every call ends in success or an honest 503; how quickly
+/healthz and the event loop answer meanwhile is judged in the full tier, the flood and the worker
+being of the lowest priority.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+from server.children import CODE_ROOT
+from tests.chaos.bench import Bench, Verdict, new_run
+from tests.chaos.flood import LOWEST_PRIORITY, NUM_BODY_BYTES, NUM_CLIENTS
+from tests.chaos.watching import Probe, quantile
+
+ID = "R19"
+TITLE = "64 clients with bodies of 20 MB: success or an honest 503, memory bounded"
+
+MAX_MEMORY_BYTES = 1 << 30
+MAX_HEALTHZ_SECONDS = 0.1
+MAX_LAG_SECONDS = 0.05
+PATIENCE_SECONDS = {"/v1/tuning/rollouts": 60.0, "/v1/tuning/train_step": 900.0}
+"""Of the SDK, without a byte."""
+
+NUM_FINETUNES = 8
+HONEST = re.compile(r"place \d+ of \d+|of \d+ bytes")
+"""A refusal names the place in the queue, or what there is too little of."""
+
+
+def run(bench: Bench) -> Verdict:
+    verdict = Verdict()
+    with bench.service("r19") as service:
+        service.start()
+        _, client = new_run(service)
+        finetunes = [client.create(f"flooded-{index}").id for index in range(NUM_FINETUNES)]
+        os.setpriority(os.PRIO_PROCESS, service.worker().pid, LOWEST_PRIORITY)
+        with Probe(service.port, service.api.pid) as probe:
+            outcomes = _flood(service.port, finetunes, rounds=bench.count(commit=1, full=4))
+        peak_bytes = probe.peak_bytes()
+        within, num_looks = _loop_looks(service)
+    statuses = Counter(outcome["status"] for outcome in outcomes)
+    for outcome in outcomes:
+        _judge(verdict, outcome)
+    verdict.demand(
+        peak_bytes <= MAX_MEMORY_BYTES, f"the API had {peak_bytes} bytes, {MAX_MEMORY_BYTES} may be"
+    )
+    verdict.demand(probe.num_failed == 0, f"{probe.num_failed} of /healthz failed")
+    verdict.demand(len(outcomes) == _num_calls(bench), f"{len(outcomes)} calls ended")
+    healthz = quantile(probe.latencies, 0.99)
+    if bench.is_full:
+        verdict.demand(healthz <= MAX_HEALTHZ_SECONDS, f"p99 of /healthz {healthz:.3f} s")
+        verdict.demand(
+            within >= 0.99 * num_looks,
+            f"the loop was late in {num_looks - within:g} of {num_looks:g} looks",
+        )
+    verdict.figures |= {
+        "calls": len(outcomes),
+        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "peak_memory_mb": round(peak_bytes / 1e6),
+        "healthz_p99_ms": 1000 * healthz,
+        "loop_looks": int(num_looks),
+        "loop_looks_within_50_ms": int(within),
+        "longest_silence_s": max((o["silent_seconds"] for o in outcomes), default=0.0),
+    }
+    return verdict
+
+
+def _num_calls(bench: Bench) -> int:
+    return NUM_CLIENTS * bench.count(commit=1, full=4)
+
+
+def _flood(port: int, finetune_ids: list[str], *, rounds: int) -> list[dict[str, Any]]:
+    words = [str(port), *finetune_ids, "--clients", str(NUM_CLIENTS), "--rounds", str(rounds)]
+    words += ["--body-bytes", str(NUM_BODY_BYTES)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.flood", *words],
+        cwd=CODE_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _judge(verdict: Verdict, outcome: dict[str, Any]) -> None:
+    path, status = outcome["path"], outcome["status"]
+    verdict.demand(status in (200, 503), f"{path}: {status} {outcome['message']}")
+    silent = outcome["silent_seconds"]
+    verdict.demand(silent <= PATIENCE_SECONDS[path], f"{path}: {silent:.1f} s without a byte")
+    if status == 503:
+        is_honest = bool(HONEST.search(outcome["message"]) and outcome["retry_after"])
+        verdict.demand(is_honest, f"{path}: a refusal without reason: {outcome['message']}")
+
+
+def _loop_looks(service: Any) -> tuple[float, float]:
+    """How often the lag of the event loop was looked at, and how often it was within its bound."""
+    name = "moontune_loop_lag_seconds"
+    within = service.metric(f'{name}_bucket{{le="{MAX_LAG_SECONDS}"}}')
+    return within, service.metric(f"{name}_count")

@@ -1,0 +1,120 @@
+"""The size of a picture is read from its beginning; what is wrong there is found on arrival."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from contract.work import WorkClass
+from server.bodies.slices import find_cuts
+from server.bodies.store import BodyStore
+from server.domain.errors import ImageTooLargeError, OverloadedError, ServiceError
+from server.images.decoder import ImageDecoder
+from server.services.images import ImageUrl
+from server.services.pictures import CallPictures, Pictures
+from tests.unit.bodies.bodies import chunks
+from tests.unit.images.files import data_url, encoded
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+LIMIT = 4 * MIB
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Seen(ImageDecoder):
+    """The real decoder, which notes how much it was given to measure."""
+
+    def __init__(self) -> None:
+        super().__init__(num_processes=1, max_bytes=LIMIT, max_pixels=50_000_000)
+        self.lengths: list[int] = []
+
+    async def measure(self, image_url: str) -> int:
+        self.lengths.append(len(image_url))
+        return await super().measure(image_url)
+
+
+@pytest.fixture
+async def decoder(anyio_backend: str) -> AsyncIterator[Seen]:
+    decoder = Seen()
+    await decoder.start()
+    yield decoder
+    await decoder.stop()
+
+
+async def received(decoder: Seen, folder: Path, url: str) -> CallPictures:
+    bodies = BodyStore(folder, max_bytes=1 << 30, max_memory_bytes=64 * MIB, min_free_bytes=0)
+    pictures = Pictures(
+        decoder,
+        bodies,
+        max_step_bytes=MIB,
+        max_answer_bytes=64 * MIB,
+        max_at_once=2,
+        max_file_bytes=LIMIT,
+    )
+    content = json.dumps({"image_url": url}).encode()
+    body = await bodies.receive(chunks(content), announced=None, max_bytes=1 << 30, within=1)
+    (cut,) = find_cuts(body)
+    image = ImageUrl(url=str(cut.slice), loc=("body", "image_url"))
+    return pictures.of([image], WorkClass.ROLLOUTS)
+
+
+def noise(format: str, **options: Any) -> bytes:
+    picture = Image.frombytes("RGB", (900, 800), os.urandom(900 * 800 * 3))
+    return encoded(picture, format, **options)
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "is_read_whole"),
+    [
+        ("PNG", {}, False),
+        ("JPEG", {"quality": 100}, False),
+        ("WEBP", {"lossless": True}, None),
+    ],
+)
+async def test_a_large_picture_is_measured_as_it_is_decoded(
+    decoder: Seen, tmp_path: Path, format: str, options: dict[str, Any], is_read_whole: bool | None
+) -> None:
+    url = data_url(noise(format, **options))
+    own = await received(decoder, tmp_path, url)
+    await own.measure(within=60.0)
+    assert own.num_bytes == 900 * 800 * 3
+    if is_read_whole is not None:
+        assert (decoder.lengths[-1] == len(url)) is is_read_whole
+    async with own.decoded(within=60.0) as (pixels,):
+        assert len(pixels.data) == own.num_bytes
+
+
+async def test_a_file_that_is_too_large_is_refused_on_arrival(
+    decoder: Seen, tmp_path: Path
+) -> None:
+    own = await received(decoder, tmp_path, data_url(noise("PNG") + bytes(LIMIT)))
+    with pytest.raises(ImageTooLargeError) as caught:
+        await own.measure(within=60.0)
+    assert caught.value.loc == ("body", "image_url")
+
+
+@pytest.mark.parametrize("start", ["data:image/png,", "data:image/png;base64,!"])
+async def test_what_is_no_picture_is_refused_on_arrival(
+    decoder: Seen, tmp_path: Path, start: str
+) -> None:
+    own = await received(decoder, tmp_path, start + "A" * MIB)
+    with pytest.raises(ServiceError) as caught:
+        await own.measure(within=60.0)
+    assert caught.value.loc == ("body", "image_url")
+
+
+async def test_who_cannot_be_looked_at_in_time_is_refused(decoder: Seen, tmp_path: Path) -> None:
+    own = await received(decoder, tmp_path, data_url(noise("PNG")))
+    with pytest.raises(OverloadedError, match="not looked at"):
+        await own.measure(within=0.0)
