@@ -107,7 +107,10 @@ def arm(spec: str) -> None:
     Raises:
         ValueError: A point or an action is unknown.
     """
-    faults = {part.partition("=")[0]: _parse(part) for part in _parts(spec)}
+    parts = _parts(spec)
+    faults = {part.partition("=")[0]: _parse(part) for part in parts}
+    if len(faults) < len(parts):
+        raise ValueError(f"{spec!r} names a point twice; one fault a point")
     with _lock:
         _armed.clear()
         _visits.clear()
@@ -187,6 +190,8 @@ def _parse(part: str) -> _Fault:
         )
     if match["action"] not in ACTIONS:
         raise ValueError(f"{match['action']!r} is no fault; there are {', '.join(ACTIONS)}")
+    if match["action"] == "nan" and "(nan)" not in POINTS[match["point"]]:
+        raise ValueError(f"no number is spoiled at {match['point']!r}")
     return _Fault(
         action=match["action"],
         visit=int(match["visit"] or 1),

@@ -72,7 +72,7 @@ def create_app(
             yield
         finally:
             watching.cancel()
-            await _stop(services)
+            await close_services(services)
 
     async def guard_host(request: Request) -> None:
         check_host(request, config)
@@ -97,8 +97,19 @@ def create_app(
             CORSMiddleware,
             allow_origins=config.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-Moondream-Auth", "X-Request-Id"],
-            expose_headers=["X-Request-Id", "X-Ignored-Fields", "Retry-After"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "X-Moondream-Auth",
+                "X-Request-Id",
+            ],
+            expose_headers=[
+                "Idempotent-Replayed",
+                "Retry-After",
+                "X-Ignored-Fields",
+                "X-Request-Id",
+            ],
         )
     app.add_middleware(  # added last, so it is the outermost
         RequestContext,
@@ -117,7 +128,9 @@ async def _start(services: Services) -> None:
     await services.engine.start()
 
 
-async def _stop(services: Services) -> None:
+async def close_services(services: Services) -> None:
+    """Let what runs come to its end, as long as the grace lasts, and close everything; twice is
+    once."""
     await services.dispatcher.close(grace_seconds=services.config.shutdown_grace_seconds)
     await services.engine.stop()
     await services.training.close()

@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 READ_OUT_SECONDS = 1.0
 """How long reading goes on after the end of the process; a grandchild may hold the socket open."""
 
+EPOCH_PAUSE_SECONDS = 1.0
 STOPPING = "The server is stopping."
 
 State = Literal["starting", "ready", "unavailable"]
@@ -80,6 +81,7 @@ class EngineClient:
         self._on_status = on_status
         self._limits = limits or SilenceLimits()
         self._canaries: dict[ModelInfo, str] = {}
+        self._odd_canary: str | None = None
         self._stop_seconds = stop_seconds
         self._status = EngineStatus(state="starting", detail="The worker is not started yet.")
         self._dialogue: Dialogue | None = None
@@ -96,8 +98,14 @@ class EngineClient:
         assert self._supervision is None, "an engine client is started once"
         self._supervision = asyncio.create_task(self._supervise())
 
-    async def stop(self) -> None:
-        """End the worker in order; calls that wait or run fail with `WorkerUnavailable`."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End the worker in order; calls that wait or run fail with `WorkerUnavailable`.
+
+        Args:
+            at_once: What it is doing had its time; it is killed.
+        """
+        if at_once:
+            self._stop_seconds = 0.0
         self._stopping.set()
         self._wake()
         if self._supervision is not None:
@@ -212,9 +220,12 @@ class EngineClient:
     async def _supervise(self) -> None:
         """One worker after another until we stop."""
         while await self._pause(self._restarts.pause_seconds()):
+            epoch = await self._new_epoch()
+            if epoch is None:
+                break
             self._restarts.started()
             try:
-                reason = await self._attend(self._next_epoch())
+                reason = await self._attend(epoch)
             except Exception as error:  # Whatever it is, calls are waiting for the next attempt.
                 log.exception("worker_start_failed")
                 reason = f"The worker could not be started: {error}."
@@ -223,6 +234,17 @@ class EngineClient:
                 seconds = self._restarts.pause_seconds()
                 self._become("unavailable", f"{reason} It is started again in {seconds:.0f} s.")
         self._become("unavailable", STOPPING)
+
+    async def _new_epoch(self) -> int | None:
+        """The number of the next worker, when the database gives it; None when we are to stop."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._next_epoch)
+            except Exception as error:  # busy, away, full: no fault of a worker
+                log.warning("epoch_not_given", detail=str(error))
+                self._become("unavailable", f"The next worker has no number yet: {error}")
+            if not await self._pause(EPOCH_PAUSE_SECONDS):
+                return None
 
     async def _pause(self, seconds: float) -> bool:
         """Wait, and say whether to go on."""
@@ -270,7 +292,8 @@ class EngineClient:
                 dialogue.ask_to_stop()
                 # While it loads it does not listen, and loses nothing.
                 grace = self._stop_seconds if dialogue.was_ready else 0.0
-                end = await worker.end(grace_seconds=grace)
+                term = 0.0 if grace == 0.0 else 2.0
+                end = await worker.end(grace_seconds=grace, term_seconds=term)
             else:
                 self._on_over()
                 is_broken = talk.done() and talk.exception() is not None
@@ -308,11 +331,17 @@ class EngineClient:
                 wait.cancel()
 
     def _is_as_before(self, model: ModelInfo, canary: str) -> bool:
-        """Whether a worker answers like the first one; the model is the same in one process."""
+        """Whether a worker answers like those before it, or like the last one that did not.
+
+        Two that agree against the first are believed: it may have been the first that was wrong.
+        """
         known = self._canaries.setdefault(model, canary)
-        if known != canary:
-            log.error("canary_changed", model=model.name, epoch=self._epoch)
-        return known == canary
+        if canary in (known, self._odd_canary):
+            self._canaries[model], self._odd_canary = canary, None
+            return True
+        log.error("canary_changed", model=model.name, epoch=self._epoch)
+        self._odd_canary = canary
+        return False
 
     def _on_loading(self, text: str) -> None:
         self._become("unavailable" if self._status.state == "unavailable" else "starting", text)

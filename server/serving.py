@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from contract import faults
 from contract.errors import WorkerUnavailable
-from server.app import create_app
+from server.app import close_services, create_app
 from server.config import ServerConfig
 from server.data_lock import DataDirectoryError, lock_data_directory
 from server.db import migrate
@@ -44,7 +44,7 @@ from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
 MAX_LAST_LOOKS = 10_000
-LAST_SECONDS = 5.0
+LAST_SECONDS = 1.5
 """After the worker has gone, how long its calls may take to be answered with 503."""
 
 EXIT_AT_ONCE = 130
@@ -184,6 +184,7 @@ class _Service:
             raise CannotServeError("The service could not start; see the log above.") from error
         finally:
             await self._engine.stop()
+            await close_services(self._services)  # uvicorn leaves that out when it was in a hurry
             await self._decoder.stop()
         await announcing
 
@@ -217,8 +218,9 @@ class _Service:
     async def _stop_in_order(self) -> None:
         """Let uvicorn stop accepting, and see to it that what it waits for comes to an end."""
         self._server.should_exit = True
-        await self._services.dispatcher.close(grace_seconds=self._config.shutdown_grace_seconds)
-        await self._engine.stop()
+        dispatcher = self._services.dispatcher
+        await dispatcher.close(grace_seconds=self._config.shutdown_grace_seconds)
+        await self._engine.stop(at_once=dispatcher.num_running > 0)
         await asyncio.sleep(LAST_SECONDS)
         self._server.force_exit = True
 

@@ -102,7 +102,7 @@ class FakeEngine:
     async def start(self) -> None:
         self.is_started = True
 
-    async def stop(self) -> None:
+    async def stop(self, *, at_once: bool = False) -> None:
         self.is_started = False
 
     def status(self) -> EngineStatus:

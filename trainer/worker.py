@@ -135,10 +135,12 @@ class _Worker:
 
     def _read(self) -> None:
         """Messages as they come, until the API is gone."""
-        with suppress(OSError):
-            while (message := self._connection.receive()) is not None:
-                self._inbox.put(_understood(message))
-        self._inbox.put(None)
+        try:
+            with suppress(OSError):
+                while (message := self._connection.receive()) is not None:
+                    self._inbox.put(_understood(message))
+        finally:  # also after what is no message: nobody could talk to us any more
+            self._inbox.put(None)
 
     def _take(self, *, waits: bool) -> bool:
         """Begin what has come; whether to go on."""

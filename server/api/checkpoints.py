@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from contract.ids import parse_ulid
 from server.api.answers import checkpoint_item
 from server.api.deps import Account, ServicesDep, json_answer
 from server.api.files import FILES_PATH
@@ -27,7 +28,8 @@ async def save(
     request: Request, account: Account, finetune_id: str, services: ServicesDep
 ) -> Response:
     """Save the newest step; a body is ignored."""
-    keyed = keyed_call(request, account)
+    path = f"/v1/tuning/finetunes/{parse_ulid(finetune_id)}/checkpoints/save"
+    keyed = keyed_call(request, account, path)
 
     def store(session: Session, checkpoint: Checkpoint) -> None:
         if keyed is not None:

@@ -29,7 +29,8 @@ async def create(
 ) -> Response:
     """Create a finetune, or return the one of that name and rank."""
     wish = body.value
-    keyed = keyed_call(request, account, fingerprint=body.fingerprint.hex())
+    path = "/v1/tuning/finetunes"
+    keyed = keyed_call(request, account, path, fingerprint=body.fingerprint.hex())
 
     def store(session: Session, finetune: Finetune) -> None:
         if keyed is not None:

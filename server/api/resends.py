@@ -55,14 +55,22 @@ def stored_answer(body: bytes, *, is_replayed: bool) -> Response:
 
 
 def keyed_call(
-    request: Request, account: Account, *, fingerprint: str = _NO_BODY, field: str | None = None
+    request: Request,
+    account: Account,
+    path: str,
+    *,
+    fingerprint: str = _NO_BODY,
+    field: str | None = None,
 ) -> KeyedCall | None:
     """The call with its explicit key, from the header or a field of the body; None without one.
+
+    Args:
+        path: What the key belongs to: the address, with the id as we write it.
 
     Raises:
         ValidationFailedError: The key is not 1-255 visible ASCII characters.
     """
-    key = request.headers.get("idempotency-key") or field
+    key = request.headers.get("idempotency-key", field)
     if key is None:
         return None
     if not _KEY.fullmatch(key):
@@ -70,5 +78,4 @@ def keyed_call(
             "An idempotency key has 1-255 visible ASCII characters, without spaces.",
             loc=("body", "idempotency_key"),
         )
-    path = request.url.path
     return KeyedCall(account_id=account, path=path, key=key, fingerprint=fingerprint)

@@ -36,6 +36,7 @@ async def train_step(
     keyed = keyed_call(
         request,
         account,
+        "/v1/tuning/train_step",
         fingerprint=body.fingerprint.hex(),
         field=body.value.idempotency_key,
     )

@@ -6,6 +6,7 @@ Whatever the database, one connection writes and some others read; see engines.p
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
@@ -95,7 +96,7 @@ class Database:
 
 
 async def _in_turn(call: Callable[[], T], threads: anyio.CapacityLimiter) -> T:
-    """Run a call in one of some threads; what has begun is never given up.
+    """Run a call in one of some threads; what has begun is waited for, also when cancelled.
 
     Raises:
         OverloadedError: None was free in time.
@@ -105,10 +106,17 @@ async def _in_turn(call: Callable[[], T], threads: anyio.CapacityLimiter) -> T:
         await threads.acquire_on_behalf_of(turn)
     if waiting.cancelled_caught:
         raise OverloadedError("The database has too much to do. Try again.")
+    running = asyncio.ensure_future(
+        anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
+    )
+    running.add_done_callback(lambda _: threads.release_on_behalf_of(turn))
     try:
-        return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
-    finally:
-        threads.release_on_behalf_of(turn)
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})  # whoever cleans up after us has to find it done
+        if not running.cancelled():
+            running.exception()
+        raise
 
 
 @contextmanager

@@ -11,9 +11,12 @@ KEPT_MS = 7 * 24 * 3600 * 1000
 """Promised are 24 hours. Kept is longer, so that a clock that jumps by a day breaks no promise."""
 
 
-def find(session: Session, account_id: str, path: str, key: str) -> IdempotencyKey | None:
-    """Return the stored answer, if there is one."""
-    return session.get(IdempotencyKey, (account_id, path, key))
+def find(
+    session: Session, account_id: str, path: str, key: str, *, now_ms: int
+) -> IdempotencyKey | None:
+    """Return the stored answer, if there is one that is still kept."""
+    row = session.get(IdempotencyKey, (account_id, path, key))
+    return None if row is None or row.created_at_ms < now_ms - KEPT_MS else row
 
 
 def store(session: Session, row: IdempotencyKey) -> None:

@@ -13,7 +13,16 @@ from server.db.models import RequestState, TrainRequest
 
 
 def record(session: Session, finetune_id: str, *, fingerprint: str, epoch: int, at_ms: int) -> int:
-    """Write the row of a request that is about to be worked on; return its `seq`."""
+    """Write the row of a request that is about to be worked on; return its `seq`.
+
+    Steps of a finetune run one after another, so a row of it that says `running` now was left by
+    one that failed and could not say so.
+    """
+    session.execute(
+        delete(TrainRequest).where(
+            TrainRequest.finetune_id == finetune_id, TrainRequest.state == RequestState.RUNNING
+        )
+    )
     newest = session.scalar(
         select(func.max(TrainRequest.seq)).where(TrainRequest.finetune_id == finetune_id)
     )

@@ -21,7 +21,7 @@ import struct
 import sys
 from typing import Any, cast
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.domain.delivery import Delivery, Fate
@@ -67,7 +67,30 @@ class DeliveryProtocol(H11Protocol):
         scope["extensions"] = {**scope.get("extensions", {}), DELIVERY: delivery}
         if self._is_ending:
             self.cycle.keep_alive = False
-        await self._inner_app(scope, receive, send)
+        cycle = self.cycle
+
+        async def receive_all() -> Message:
+            message = await receive()
+            if not message.get("more_body", False):
+                self.flow.resume_reading()  # or a peer that leaves would not be noticed
+            return message
+
+        async def send_to_peer(message: Message) -> None:
+            if message["type"] == "http.response.start" and not cycle.keep_alive:
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            if delivery.is_watched and self._has_peer_left():
+                delivery.settle(Fate.LEFT)  # a write would be taken by nobody, and not always fail
+            await send(message)
+
+        await self._inner_app(scope, receive_all, send_to_peer)
+
+    def _has_peer_left(self) -> bool:
+        """Whether the kernel knows of a close that the loop has not seen yet."""
+        if not _IS_LINUX or self._is_lost:
+            return self._is_lost
+        real = cast("_LingeringTransport", self.transport).real
+        state, _ = _kernel_view(real)
+        return state in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
 
     def shutdown(self) -> None:
         """The service stops; a connection that was opened for a request is still answered it.

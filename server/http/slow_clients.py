@@ -106,6 +106,12 @@ class ConnectionGuard:
                 self._admit(waiting)
                 waiting.let_in()
 
+    def release(self, connection: SlowClients) -> None:
+        """Read from a connection that was held, whether there is room or not."""
+        self._held.remove(connection)
+        self._admit(connection)
+        connection.let_in()
+
     def _has_room(self, connection: SlowClients) -> bool:
         if len(self._admitted) >= self.limits.max_connections:
             return False
@@ -167,6 +173,12 @@ class SlowClients(H11Protocol):
     def on_response_complete(self) -> None:
         self._headers_since = None
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """The service stops; who was held is let in to be told so, or its call would break off."""
+        if self._is_held:
+            self.guard.release(self)
+        super().shutdown()
 
     def hold(self) -> None:
         """Read nothing for now."""

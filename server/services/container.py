@@ -24,6 +24,7 @@ from server.services.ledger import Ledger
 from server.services.metrics import Metrics
 from server.services.observation import Observation
 from server.services.rollouts import Rollouts
+from server.services.step_work import StepWork
 from server.services.training import Training
 
 
@@ -101,16 +102,22 @@ def build_services(
         ),
         training=Training(
             database=database,
-            engine=engine,
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
             pictures=admission.pictures,
-            files=files,
-            cleanup=cleanup,
-            meters=meters,
             ledger=ledger,
             keyed=keyed,
+            work=StepWork(
+                database=database,
+                engine=engine,
+                handover=handover,
+                adapters=adapters,
+                files=files,
+                cleanup=cleanup,
+                ledger=ledger,
+                meters=meters,
+            ),
             queue_seconds=config.train_queue_seconds,
         ),
         checkpoints=Checkpoints(database, cleanup),

@@ -55,8 +55,8 @@ class SupervisedEngine(Engine, Protocol):
         """Begin to start the worker; returns without waiting for the model."""
         ...
 
-    async def stop(self) -> None:
-        """End the worker."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End the worker, in order or by killing it."""
         ...
 
     def status(self) -> EngineStatus:
@@ -285,7 +285,9 @@ class Dispatcher:
             )
 
     async def close(self, *, grace_seconds: float) -> None:
-        """Drain, then wait for running calls as long as the grace lasts."""
+        """Drain, then wait for running calls as long as the grace lasts; twice is once."""
+        if self._is_closed:
+            return
         self.drain()
         if self.num_running:
             with suppress(TimeoutError):

@@ -50,7 +50,7 @@ class KeyedCall:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedAnswer:
-    """The bytes of an answer, and whether they were stored for an earlier call."""
+    """The bytes of an answer, and whether they were stored before this call came."""
 
     body: bytes
     is_replayed: bool
@@ -61,7 +61,7 @@ class KeyedCalls:
 
     def __init__(self, database: Database):
         self._database = database
-        self._running: dict[tuple[str, str, str], tuple[str, asyncio.Task[bytes]]] = {}
+        self._running: dict[tuple[str, str, str], _Running] = {}
 
     async def once(self, call: KeyedCall, work: Callable[[], Awaitable[bytes]]) -> KeyedAnswer:
         """Do `work`, which stores its answer by `call.store`, unless it was done.
@@ -71,29 +71,36 @@ class KeyedCalls:
             ServiceError: What `work` raises; the key is free then.
         """
         place = (call.account_id, call.path, call.key)
-        stored = await self.find(call)
-        if stored is not None:
-            return KeyedAnswer(body=stored, is_replayed=True)
-        if place in self._running:
-            fingerprint, task = self._running[place]
-            _check(fingerprint, call)
-            return KeyedAnswer(body=await asyncio.shield(task), is_replayed=True)
-        task = asyncio.ensure_future(_awaited(work))
-        self._running[place] = (call.fingerprint, task)
-        task.add_done_callback(lambda _: self._running.pop(place))
-        return KeyedAnswer(body=await asyncio.shield(task), is_replayed=False)
+        running = self._running.get(place)
+        if running is None:  # taken before anything is awaited, so that one of two is the first
+            task = asyncio.create_task(self._stored_or_done(call, work))
+            running = self._running[place] = _Running(fingerprint=call.fingerprint, task=task)
+            task.add_done_callback(lambda _: self._end(place))
+        else:
+            _check(running.fingerprint, call)
+        return await asyncio.shield(running.task)
 
-    async def find(self, call: KeyedCall) -> bytes | None:
-        """Return what is stored for the key.
-
-        Raises:
-            IdempotencyKeyReusedError: It is the answer to another body.
-        """
-        row = await self._database.read(idempotency_keys.find, call.account_id, call.path, call.key)
+    async def _stored_or_done(
+        self, call: KeyedCall, work: Callable[[], Awaitable[bytes]]
+    ) -> KeyedAnswer:
+        row = await self._database.read(
+            idempotency_keys.find, call.account_id, call.path, call.key, now_ms=now_ms()
+        )
         if row is None:
-            return None
+            return KeyedAnswer(body=await work(), is_replayed=False)
         _check(row.fingerprint, call)
-        return row.response.encode()
+        return KeyedAnswer(body=row.response.encode(), is_replayed=True)
+
+    def _end(self, place: tuple[str, str, str]) -> None:
+        task = self._running.pop(place).task
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it when nobody waits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    fingerprint: str
+    task: asyncio.Task[KeyedAnswer]
 
 
 def _check(fingerprint: str, call: KeyedCall) -> None:
@@ -102,7 +109,3 @@ def _check(fingerprint: str, call: KeyedCall) -> None:
             "This idempotency key came before with another body. Send a new key with a new request,"
             " or the same body to have its answer again."
         )
-
-
-async def _awaited(work: Callable[[], Awaitable[bytes]]) -> bytes:
-    return await work()

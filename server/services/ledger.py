@@ -20,14 +20,15 @@ import structlog
 from sqlalchemy.orm import Session
 
 from contract import faults
-from contract.ids import parse_ulid
-from server.db import finetunes, train_requests
+from server.db import train_requests
 from server.db.connection import Database
 from server.db.models import RequestState, TrainRequest
 from server.domain.clock import now_ms
 from server.domain.delivery import Delivery, Fate
-from server.domain.errors import ServiceError
+from server.domain.errors import ServiceError, StorageFullError
 from server.meters import STEPS_JOINED, STEPS_REPLAYED, Meters
+from server.services.adapters import living_finetune
+from server.services.train_order import Identity
 
 MAX_REPLAYS = 10
 """As often as the SDK resends; then the same bytes are a new step."""
@@ -39,22 +40,6 @@ KEPT_SECONDS = 24 * 3600.0
 """How long an answer that nobody took is kept for its caller."""
 
 _log = structlog.get_logger("server.ledger")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What makes two train requests the same: who asks, of which finetune, with which bytes.
-
-    `fingerprint` is SHA-256 (hex) over the raw body, and over the key if one came in a header.
-    """
-
-    account_id: str
-    finetune_id: str
-    fingerprint: str
-
-    @property
-    def finetune_key(self) -> tuple[str, str]:
-        return self.account_id, self.finetune_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +141,15 @@ class Ledger:
         self._marking: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """At start: drop what an earlier process had in hand; its callers send it again."""
-        num_dropped = await self._database.write(train_requests.drop_running)
+        """At start: drop what an earlier process had in hand; its callers send it again.
+
+        On a full disk the rows stay, and harm nobody: the next step of their finetune drops them.
+        """
+        try:
+            num_dropped = await self._database.write(train_requests.drop_running)
+        except StorageFullError as error:
+            _log.warning("ledger_rows_left", detail=str(error))
+            return
         if num_dropped:
             _log.info("unfinished_requests_dropped", num_requests=num_dropped)
 
@@ -171,6 +163,9 @@ class Ledger:
         """Return what answers this request without training; None: it is a new step.
 
         Whoever gets None has to `begin` before anything else is awaited.
+
+        Raises:
+            FinetuneNotFoundError: There is no such finetune.
         """
         has_waited = False
         while True:
@@ -180,11 +175,11 @@ class Ledger:
                 _log.info("step_joined", finetune_id=identity.finetune_id)
                 return run
             if identity.finetune_key not in self._newest:
-                if not await self._load(identity):
-                    return None
+                row = await self._read(identity)
+                self._newest.setdefault(identity.finetune_key, self._answered(row))
                 continue
-            newest = self._newest[identity.finetune_key]
-            if newest is None or newest.fingerprint != identity.fingerprint:
+            newest = self.newest(identity)
+            if newest is None:
                 return None
             if expected_step is not None and newest.step == expected_step + 1:
                 return newest
@@ -194,10 +189,12 @@ class Ledger:
                 continue
             return newest if newest.may_be_replayed(self._clock()) else None
 
-    def begin(self, identity: Identity, work: Coroutine[Any, Any, TrainAnswer]) -> Run:
+    def begin(
+        self, identity: Identity, work: Callable[[], Coroutine[Any, Any, TrainAnswer]]
+    ) -> Run:
         """Admit a new step: from here on its twins join it."""
         assert identity not in self._runs, "a request that runs is joined"
-        run = self._runs[identity] = Run(asyncio.create_task(work))
+        run = self._runs[identity] = Run(asyncio.create_task(work()))
         run.task.add_done_callback(lambda _: self._end(identity, run))
         return run
 
@@ -223,9 +220,15 @@ class Ledger:
         """A connection brings the answer of a step."""
         answered.carried_by(delivery, lambda: self._mark_soon(identity.finetune_id, answered.seq))
 
-    async def count_replay(self, identity: Identity, answered: Answered) -> None:
-        """The stored answer is sent once more."""
+    async def read_newest(self, identity: Identity) -> Answered | None:
+        """The newest committed step of the finetune as its row tells, if it is this request's."""
+        self._newest[identity.finetune_key] = self._answered(await self._read(identity))
+        return self.newest(identity)
+
+    def replayed(self, identity: Identity, answered: Answered, delivery: Delivery) -> None:
+        """The stored answer goes out once more, by this connection."""
         answered.num_replays += 1
+        self.carry(identity, answered, delivery)
         self._meters.count(STEPS_REPLAYED)
         _log.info(
             "step_replayed",
@@ -233,19 +236,14 @@ class Ledger:
             step=answered.step,
             num_replays=answered.num_replays,
         )
-        await self._database.write(train_requests.count_replay, identity.finetune_id, answered.seq)
+        self._write_soon(train_requests.count_replay, identity.finetune_id, answered.seq)
 
     def forget(self, account_id: str, finetune_id: str) -> None:
         """The finetune is deleted."""
         self._newest.pop((account_id, finetune_id), None)
 
-    async def _load(self, identity: Identity) -> bool:
-        """Read the newest step of a finetune; False if there is no such finetune."""
-        row = await self._database.read(_newest, identity.account_id, identity.finetune_id)
-        if row is None:
-            return False
-        self._newest.setdefault(identity.finetune_key, self._answered(row[0]))
-        return True
+    async def _read(self, identity: Identity) -> TrainRequest | None:
+        return await self._database.read(_newest, identity.account_id, identity.finetune_id)
 
     def _answered(self, row: TrainRequest | None) -> Answered | None:
         if row is None or row.step is None:
@@ -268,25 +266,22 @@ class Ledger:
             run.task.exception()  # looked at, so that asyncio does not report it when nobody waits
 
     def _mark_soon(self, finetune_id: str, seq: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._mark(finetune_id, seq))
+        faults.point("step.deliver")
+        self._write_soon(train_requests.mark_delivered, finetune_id, seq, at_ms=now_ms())
+
+    def _write_soon(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Write down what counts already; if that fails, a crash may replay one answer too many."""
+        task = asyncio.get_running_loop().create_task(self._write(work, *args, **kwargs))
         self._marking.add(task)
         task.add_done_callback(self._marking.discard)
 
-    async def _mark(self, finetune_id: str, seq: int) -> None:
-        faults.point("step.deliver")
+    async def _write(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:
-            await self._database.write(
-                train_requests.mark_delivered, finetune_id, seq, at_ms=now_ms()
-            )
-        except ServiceError as error:  # the gap that stays: a crash now replays one answer too many
-            _log.warning("delivery_not_recorded", finetune_id=finetune_id, detail=str(error))
+            await self._database.write(work, *args, **kwargs)
+        except ServiceError as error:
+            _log.warning("delivery_not_recorded", detail=str(error))
 
 
-def _newest(
-    session: Session, account_id: str, finetune_id: str
-) -> tuple[TrainRequest | None] | None:
-    parsed = parse_ulid(finetune_id)
-    finetune = parsed and finetunes.find_living(session, account_id, parsed)
-    if not finetune:
-        return None
-    return (train_requests.find_of_step(session, finetune.id, finetune.step),)
+def _newest(session: Session, account_id: str, finetune_id: str) -> TrainRequest | None:
+    finetune = living_finetune(session, account_id, finetune_id)
+    return train_requests.find_of_step(session, finetune.id, finetune.step)

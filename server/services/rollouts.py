@@ -29,6 +29,9 @@ from server.services.pictures import Pictures
 
 T = TypeVar("T")
 
+MIN_START_SECONDS = 5.0
+"""How long a rollouts call waits to start at least, however long rollouts take."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutsOrder:
@@ -136,9 +139,13 @@ class Rollouts:
                     raise
 
     def _seconds_to_start(self) -> float:
-        """As long as the work can still end in time, if it takes as long as it did lately."""
+        """As long as the work can still end in time, if it takes as long as it did lately.
+
+        Work that takes longer than any caller waits is begun all the same, if its turn comes soon:
+        a resend takes it over.
+        """
         lately = self._dispatcher.service_seconds(WorkClass.ROLLOUTS)
-        return min(self._queue_seconds, max(self._answer_seconds - lately, 0.0))
+        return min(self._queue_seconds, max(self._answer_seconds - lately, MIN_START_SECONDS))
 
     def _command(
         self, order: RolloutsOrder, state: AdapterState, images: Sequence[Pixels]

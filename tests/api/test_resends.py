@@ -240,7 +240,8 @@ async def test_a_request_that_another_epoch_has_does_not_count(service: Service)
         lambda session: setattr(session.get_one(TrainRequest, (finetune_id, 1)), "epoch", 99)
     )
     service.engine.gate.set()
-    assert (await call.answered()).status == 404
+    answer = await call.answered()
+    assert (answer.status, answer.json["error"]["code"]) == (503, "worker_unavailable")
     shown = await service.get(f"/v1/tuning/finetunes/{finetune_id}")
     assert shown.json()["finetune"]["step"] == 0
 

@@ -25,7 +25,7 @@ from server.domain.errors import Loc, ValidationFailedError
 from server.domain.train_options import OptionsBody
 from server.services.images import ImageUrls
 from server.services.keyed import KeyedCall
-from server.services.training import TrainOrder
+from server.services.train_order import TrainOrder
 
 
 class FullRequestBody(Body):
