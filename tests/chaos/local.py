@@ -255,12 +255,20 @@ def damage(data_dir: Path, told: Told) -> list[str]:
 
 
 def left_over(data_dir: Path) -> list[str]:
-    """Files of states that no row needs; after a start there are none."""
+    """Files of states that no row needs; after a start there are none.
+
+    The service leaves folders alone whose finetune it does not know, such as a copy that was cut
+    off before its row; those are not counted.
+    """
+    with closing(sqlite3.connect(data_dir / DATABASE_FILE)) as connection:
+        known = {row[0] for row in connection.execute("SELECT id FROM finetunes")}
     pinned = {path for path, _ in pinned_files(data_dir / DATABASE_FILE)}
     return [
         path.name
         for path in (data_dir / "finetunes").rglob("*")
-        if path.is_file() and str(path.relative_to(data_dir)) not in pinned
+        if path.is_file()
+        and path.parent.name in known
+        and str(path.relative_to(data_dir)) not in pinned
     ]
 
 
