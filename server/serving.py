@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,12 +28,14 @@ from server.db.connection import Database
 from server.db.meta import next_epoch
 from server.db.ownership import NotOwnerError, own_database
 from server.domain.engine_status import EngineStatus
+from server.domain.errors import ServiceError
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.http.protocol import DeliveryProtocol
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
 from server.restarts import RestartSchedule
+from server.services.belonging import list_strangers
 from server.services.container import Services
 from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
@@ -176,6 +178,9 @@ class _Service:
         except WorkerRefusedError:
             self._stop()
             raise
+        with suppress(ServiceError):  # a busy database; the refusals say it, too
+            for sentence in await self._services.database.read(list_strangers, model):
+                _say(sentence)
         self._is_announced = True
         print(ready_line(self._url, model), flush=True)  # noqa: T201 -- stdout is for this line
 
