@@ -19,8 +19,10 @@ SDK_VERSION := 2.6.1
 # Tests and demos compare numbers: one thread each, so that a busy machine changes nothing but the time.
 ONE_THREAD := OMP_NUM_THREADS=1
 
+CHAOS_REPORT := benchmarks/results/chaos
+
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres setup-bench demo serve test test-fast mutate cov check lint type imports fmt wheel \
+.PHONY: help setup postgres setup-bench demo serve test test-fast chaos mutate cov check lint type imports fmt wheel \
         constraints docs revision clean
 
 help: ## print these commands
@@ -60,6 +62,10 @@ test: setup ## all tests, with coverage
 
 test-fast: setup ## unit and property tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property
+
+chaos: setup ## every bar of reliability at its full count, with a report (an hour)
+	$(ONE_THREAD) $(BIN)/python -m tests.chaos full --report $(CHAOS_REPORT).json; status=$$?; \
+	$(BIN)/python -m tests.chaos.render $(CHAOS_REPORT).json $(CHAOS_REPORT).md; exit $$status
 
 mutate: setup ## faults in a copy of the model: which test notices each (four minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutate

@@ -83,7 +83,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.services = services
-    app.state.body_parser = BodyParser(services.bodies, max_json_bytes=config.max_json_memory_bytes)
+    app.state.body_parser = BodyParser(services.admission.bodies, services.admission.json_memory)
     app.state.exposition = Exposition(ALL_METRICS, services.observation.stats)
     for router in ROUTERS:
         app.include_router(router)
@@ -108,7 +108,7 @@ def create_app(
 
 async def _start(services: Services) -> None:
     await asyncio.to_thread(migrate.require_current, services.database)
-    await asyncio.to_thread(services.bodies.sweep)
+    await asyncio.to_thread(services.admission.bodies.sweep)
     await services.ledger.open()
     await services.cleanup.sweep_all()
     await services.engine.start()

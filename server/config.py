@@ -81,6 +81,21 @@ class ServerConfig(BaseSettings):
         (), description="Addresses of proxies whose forwarded scheme and host are believed."
     )
 
+    max_connections: int = Field(
+        512, ge=1, description="Connections that are read from at once; more are held unread."
+    )
+    max_connections_per_address: int = Field(
+        256,
+        ge=1,
+        description="The same of one address; addresses in `trusted_proxies` have no such limit.",
+    )
+    slow_client_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="A connection is dropped whose headers take this long, or that sends nothing"
+        " of its body for this long.",
+    )
+
     # --- storage
     data_dir: Path = Field(Path("data"), description="Folder of the database and the weights.")
     database_url: str | None = Field(
@@ -232,6 +247,15 @@ class ServerConfig(BaseSettings):
             WorkClass.TRAINING: self.train_queue_seconds,
             WorkClass.INFERENCE: self.inference_queue_seconds,
         }[work_class]
+
+    def is_trusted_proxy(self, address: str) -> bool:
+        """Whether an address is one of `trusted_proxies`."""
+        try:
+            peer = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        networks = (ipaddress.ip_network(proxy, strict=False) for proxy in self.trusted_proxies)
+        return any(peer in network for network in networks)
 
     @property
     def is_open(self) -> bool:

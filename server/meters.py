@@ -31,6 +31,43 @@ CALLS_RUNNING = Metric(
     help="Calls that have their turn with the worker.",
     labels=("work_class",),
 )
+PREDICTED_WAIT_SECONDS = Metric(
+    name="moontune_predicted_wait_seconds",
+    kind=MetricKind.GAUGE,
+    help="How long one more call would wait for its turn, as calls went lately.",
+    labels=("work_class",),
+)
+REFUSALS = Metric(
+    name="moontune_overload_refusals_total",
+    kind=MetricKind.COUNTER,
+    help="Calls that were answered 503, by the code of the answer.",
+    labels=("route", "code"),
+)
+BYTES = Metric(
+    name="moontune_bytes_held",
+    kind=MetricKind.GAUGE,
+    help="What the calls under way have of what they share: bodies (all), body_memory (of these, in"
+    " memory), json (estimated), step_pixels and answer_pixels.",
+    labels=("what",),
+)
+BYTES_LIMIT = Metric(
+    name="moontune_bytes_limit",
+    kind=MetricKind.GAUGE,
+    help="How much of it they may have.",
+    labels=("what",),
+)
+BYTES_WAITING = Metric(
+    name="moontune_waiting_for_bytes",
+    kind=MetricKind.GAUGE,
+    help="Calls that wait until others give some of it back.",
+    labels=("what",),
+)
+CONNECTIONS = Metric(
+    name="moontune_connections",
+    kind=MetricKind.GAUGE,
+    help="Connections that are read from (open), or wait unread for others to end (held).",
+    labels=("state",),
+)
 READY = Metric(
     name="moontune_ready",
     kind=MetricKind.GAUGE,
@@ -98,6 +135,12 @@ API_METRICS: dict[str, Metric] = {
         QUEUE_SECONDS,
         CALLS_WAITING,
         CALLS_RUNNING,
+        PREDICTED_WAIT_SECONDS,
+        REFUSALS,
+        BYTES,
+        BYTES_LIMIT,
+        BYTES_WAITING,
+        CONNECTIONS,
         READY,
         WORKER_STARTS,
         STEPS,

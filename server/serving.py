@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import resource
 import signal
 import socket
 import sys
@@ -30,7 +31,9 @@ from server.db.ownership import NotOwnerError, own_database
 from server.domain.engine_status import EngineStatus
 from server.domain.errors import ServiceError
 from server.engine_client import EngineClient, WorkerRefusedError
+from server.http.listener import num_waiting_at
 from server.http.protocol import DeliveryProtocol
+from server.http.slow_clients import guarded
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.ready import base_url, ready_line
@@ -41,6 +44,7 @@ from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
+MAX_LAST_LOOKS = 10_000
 LAST_SECONDS = 5.0
 """After the worker has gone, how long its calls may take to be answered with 503."""
 
@@ -68,6 +72,7 @@ def serve(
         restarts: When to start it again; absent: as in production.
     """
     configure_logs(config.log_level)
+    _allow_many_files()
     faults.arm(config.fault)
     os.umask(OTHERS_SEE_NOTHING)
     try:
@@ -96,11 +101,24 @@ async def _run(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end us by the signal they caught."""
+    """uvicorn without its signal handlers, which would end us by the signal they caught, and with
+    an end that breaks nothing off."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port when nobody waits at it.
+
+        A connection in its queue may have brought its whole body; closed unread it would be reset,
+        and the SDK does not send again after that.
+        """
+        for _ in range(MAX_LAST_LOOKS):
+            if not any(map(num_waiting_at, sockets or ())):
+                break
+            await asyncio.sleep(0)  # the loop accepts meanwhile
+        await super().shutdown(sockets)
 
 
 class _Service:
@@ -136,7 +154,7 @@ class _Service:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=DeliveryProtocol,
+                http=guarded(DeliveryProtocol, self._services.admission.connections),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -238,6 +256,13 @@ def _bind(host: str, port: int) -> socket.socket:
             " choose another --port (0 takes a free one) or --host."
         ) from error
     return listener
+
+
+def _allow_many_files() -> None:
+    """Every connection and every large body is an open file; the soft limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _upgrade(config: ServerConfig) -> None:

@@ -84,11 +84,11 @@ class BodyParser:
 
     Args:
         store: Where the bytes lie.
-        max_json_bytes: Of memory, for what is parsed of all bodies as long as their calls last.
+        memory: For what is parsed of all bodies, as long as their calls last.
     """
 
-    def __init__(self, store: BodyStore, *, max_json_bytes: int) -> None:
-        self.memory = Budget(max_json_bytes)
+    def __init__(self, store: BodyStore, memory: Budget) -> None:
+        self.memory = memory
         self._store = store
         self._small = anyio.CapacityLimiter(8)
         self._large = anyio.CapacityLimiter(MAX_LARGE_BODIES_AT_ONCE)

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from server.api import problems
-from server.domain.errors import CallerLeftError
-from server.meters import HTTP_REQUESTS, HTTP_SECONDS, Meters
+from server.domain.errors import CallerLeftError, OverloadedError
+from server.meters import HTTP_REQUESTS, HTTP_SECONDS, REFUSALS, Meters
 
 _log = structlog.get_logger("server.access")
 
@@ -125,6 +125,8 @@ class Exchange:
         route = getattr(scope.get("route"), "path", NO_ROUTE)
         status = CallerLeftError.status if self.status is None else self.status
         meters.count(HTTP_REQUESTS, route, str(status))
+        if status == OverloadedError.status:
+            meters.count(REFUSALS, route, self._state.get("refusal_code", ""))
         meters.observe(HTTP_SECONDS, self.seconds, route)
 
     def log(self, scope: Scope) -> None:

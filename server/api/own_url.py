@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from starlette.requests import Request
 
 from server.config import ServerConfig
@@ -26,16 +24,8 @@ def own_url(request: Request, config: ServerConfig) -> str:
 def is_from_trusted_proxy(request: Request, config: ServerConfig) -> bool:
     """Whether the peer is one of the configured proxies."""
     peer = "" if request.client is None else request.client.host
-    return _is_trusted(peer, config.trusted_proxies)
+    return config.is_trusted_proxy(peer)
 
 
 def _first(request: Request, header: str) -> str:
     return request.headers.get(header, "").split(",")[0].strip()
-
-
-def _is_trusted(peer: str, proxies: tuple[str, ...]) -> bool:
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return False
-    return any(address in ipaddress.ip_network(proxy, strict=False) for proxy in proxies)

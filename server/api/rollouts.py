@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from contract import faults
 from contract.codec import to_plain
 from contract.engine import RolloutsMade
 from contract.work import WorkClass
@@ -42,9 +41,7 @@ async def make_rollouts(
     order = body.value.to_order(
         fingerprint=body.fingerprint, max_generation_tokens=config.max_generation_tokens
     )
-    faults.point("rollouts.received")
     made = await services.rollouts.make_rollouts(account, order, caller_left=caller_left)
-    faults.point("rollouts.made")
     return await answer_with_body(_answer(body, made), body)
 
 

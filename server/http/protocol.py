@@ -34,6 +34,9 @@ QUIET_SECONDS = 2.0
 UNACKNOWLEDGED_SECONDS = 5.0
 """Bytes that the peer has not acknowledged by then have not arrived."""
 
+LAST_REQUEST_SECONDS = 2.0
+"""How long a connection may be without its first request when the service stops."""
+
 FIRST_LOOK_SECONDS = 0.002
 MAX_LOOK_SECONDS = 0.05
 
@@ -52,6 +55,7 @@ class DeliveryProtocol(H11Protocol):
         self._delivery: Delivery | None = None
         self._watch: _Watch | None = None
         self._is_lost = False
+        self._is_ending = False
 
     async def _with_delivery(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application, which finds the delivery of its request in the scope."""
@@ -61,7 +65,25 @@ class DeliveryProtocol(H11Protocol):
         if self._is_lost:
             delivery.settle(Fate.LEFT)
         scope["extensions"] = {**scope.get("extensions", {}), DELIVERY: delivery}
+        if self._is_ending:
+            self.cycle.keep_alive = False
         await self._inner_app(scope, receive, send)
+
+    def shutdown(self) -> None:
+        """The service stops; a connection that was opened for a request is still answered it.
+
+        Its bytes may be on their way, and a client whose connection ends after it has sent its
+        body does not send again.
+        """
+        if cast("Any", self.cycle) is None and not self._is_lost:
+            self._is_ending = True
+            self.loop.call_later(LAST_REQUEST_SECONDS, self._end_if_unused)
+        else:
+            super().shutdown()
+
+    def _end_if_unused(self) -> None:
+        if cast("Any", self.cycle) is None and not self._is_lost:
+            super().shutdown()
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(cast("asyncio.Transport", _LingeringTransport(transport, self)))

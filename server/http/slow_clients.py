@@ -1,7 +1,6 @@
 """Connections that take too long or are too many: dropped, or held unread until there is room.
 
-    class Protocol(SlowClients, H11Protocol):
-        guard = ConnectionGuard(ConnectionLimits(...))
+    protocol = guarded(H11Protocol, ConnectionGuard(ConnectionLimits(...)))
 
 A client has a while for its headers, may pause for a while within its body, and for a longer while
 take nothing of its answer. Time in which we do not read (the application holds the body back) does
@@ -217,3 +216,8 @@ class SlowClients(H11Protocol):
     def _drop(self, what: str) -> None:
         _log.warning("slow_client_dropped", waited_for=what)
         self.transport.abort()
+
+
+def guarded(protocol: type[H11Protocol], guard: ConnectionGuard) -> type[H11Protocol]:
+    """The protocol class, with slow clients dropped and too many connections held."""
+    return type("GuardedProtocol", (SlowClients, protocol), {"guard": guard})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.bodies.store import BodyStore
 from server.config import ServerConfig
 from server.db.connection import Database
 from server.domain.seeds import SeedSource
 from server.files import StateFiles
 from server.meters import Meters
 from server.services.adapters import Adapters
+from server.services.admission import Admission, build_admission
 from server.services.checkpoints import Checkpoints
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
@@ -23,7 +23,6 @@ from server.services.keyed import KeyedCalls
 from server.services.ledger import Ledger
 from server.services.metrics import Metrics
 from server.services.observation import Observation
-from server.services.pictures import Pictures
 from server.services.rollouts import Rollouts
 from server.services.training import Training
 
@@ -37,8 +36,7 @@ class Services:
     database: Database
     meters: Meters
     observation: Observation
-    bodies: BodyStore
-    pictures: Pictures
+    admission: Admission
     dispatcher: Dispatcher
     cleanup: Cleanup
     ledger: Ledger
@@ -68,19 +66,7 @@ def build_services(
     dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls, meters=meters)
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
-    bodies = BodyStore(
-        config.data_dir / "spool",
-        max_bytes=config.max_queued_bytes,
-        max_memory_bytes=config.max_body_memory_bytes,
-        min_free_bytes=config.min_free_bytes,
-    )
-    pictures = Pictures(
-        decoder,
-        bodies,
-        max_step_bytes=config.max_step_pixel_bytes,
-        max_answer_bytes=config.max_answer_pixel_bytes,
-        max_at_once=config.num_image_processes + 1,
-    )
+    admission = build_admission(config, decoder)
     ledger = Ledger(database, meters)
     keyed = KeyedCalls(database)
     return Services(
@@ -89,10 +75,13 @@ def build_services(
         database=database,
         meters=meters,
         observation=Observation(
-            meters=meters, dispatcher=dispatcher, engine=engine, decoder=decoder
+            meters=meters,
+            dispatcher=dispatcher,
+            engine=engine,
+            decoder=decoder,
+            admission=admission,
         ),
-        bodies=bodies,
-        pictures=pictures,
+        admission=admission,
         dispatcher=dispatcher,
         cleanup=cleanup,
         ledger=ledger,
@@ -103,7 +92,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            pictures=pictures,
+            pictures=admission.pictures,
             seeds=seeds,
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
@@ -116,7 +105,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            pictures=pictures,
+            pictures=admission.pictures,
             files=files,
             cleanup=cleanup,
             meters=meters,
@@ -142,7 +131,7 @@ def build_services(
             dispatcher=dispatcher,
             handover=handover,
             adapters=adapters,
-            pictures=pictures,
+            pictures=admission.pictures,
             seeds=seeds,
             base_aliases=config.model_aliases,
             queue_seconds=config.inference_queue_seconds,

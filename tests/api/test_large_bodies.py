@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from contract.errors import WorkerUnavailable
+from server.services.admission import Admission
 from tests.api.conftest import Serve
 from tests.api.test_transport import Upload
 from tests.api.test_waiting import send_and_leave
@@ -28,9 +29,11 @@ def heavy_image_url(num_bytes: int = 100_000) -> str:
 
 
 def is_empty(service: Service) -> bool:
-    bodies, pictures = service.app.state.services.bodies, service.app.state.services.pictures
-    budgets = (bodies.room, bodies.memory, pictures.steps, pictures.answers)
-    return not any(b.used for b in (*budgets, service.app.state.body_parser.memory))
+    return not any(budget.used for budget in admission(service).budgets().values())
+
+
+def admission(service: Service) -> Admission:
+    return service.app.state.services.admission
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ async def test_pictures_are_decoded_when_a_call_has_its_turn(serve: Serve) -> No
         ]
         await until(lambda: service.dispatcher.num_waiting == 5)
         assert service.decoder.num_decoded == 1
-        assert service.app.state.services.pictures.answers.used == 8 * 6 * 3
+        assert admission(service).pictures.answers.used == 8 * 6 * 3
         service.engine.gate.set()
         assert [(await call).status_code for call in calls] == [200] * 6
         assert is_empty(service)
@@ -96,10 +99,12 @@ async def test_only_the_next_steps_have_pixels(service: Service) -> None:
     finetunes = [await service.create(f"f{i}") for i in range(6)]
     service.engine.gate.clear()
     calls = [asyncio.create_task(service.train(i, lr=lr)) for i in finetunes for lr in (0.1, 0.2)]
+    # The one that runs, and the next two.
+    await until(lambda: service.decoder.num_decoded == 3 and service.engine.calls)
     await until(lambda: service.dispatcher.num_waiting == 11)
     assert service.engine.verbs() == ["train_step"]
-    assert service.decoder.num_decoded == 3  # of the one that runs and of the next two
-    assert service.app.state.services.pictures.steps.used == 3 * 8 * 6 * 3
+    assert service.decoder.num_decoded == 3
+    assert admission(service).pictures.steps.used == 3 * 8 * 6 * 3
     service.engine.gate.set()
     assert [(await call).status_code for call in calls] == [200] * 12
     assert is_empty(service)
@@ -117,7 +122,7 @@ async def test_without_room_for_its_pixels_a_call_waits_and_is_refused(serve: Se
             "pictures of other calls take 3000000" in refusal(second, 503, "overloaded")["message"]
         )
         third = asyncio.create_task(service.post("/v1/detect", make_request(image_url=urls[2])))
-        await until(lambda: service.app.state.services.pictures.answers.num_waiting)
+        await until(lambda: admission(service).pictures.answers.num_waiting)
         service.engine.gate.set()
         assert [(await first).status_code, (await third).status_code] == [200, 200]
         assert is_empty(service)

@@ -195,3 +195,33 @@ async def test_in_open_mode_a_key_from_elsewhere_opens_nothing(service: Service)
     async with from_peer(service, "10.0.0.1") as http:
         answer = await http.get("/metrics", headers={"Authorization": "Bearer any"})
         refusal(answer, 403, "forbidden")
+
+
+async def test_what_calls_share_and_wait_for_is_told(serve: Serve) -> None:
+    async with serve(
+        max_engine_calls=1, max_queued_bytes=1 << 20, rollouts_queue_seconds=0.3
+    ) as service:
+        finetune_id = await service.create()
+        service.engine.gate.clear()
+        large = service.roll(finetune_id, x="y" * 900_000)
+        calls = [asyncio.create_task(large)]
+        await until(lambda: service.engine.num_running == 1)
+        calls.append(asyncio.create_task(service.roll(finetune_id, x="y" * 200_000)))
+        calls.append(asyncio.create_task(service.roll(finetune_id)))
+        await until(lambda: service.dispatcher.num_waiting == 1)
+        values = await scrape(service)
+        assert value(values, "moontune_bytes_limit", what="bodies") == 1 << 20
+        assert 900_000 < value(values, "moontune_bytes_held", what="bodies") < 901_000
+        assert 900_000 < value(values, "moontune_bytes_held", what="body_memory") < 902_000
+        assert value(values, "moontune_bytes_held", what="json") > 2 * 900_000
+        assert value(values, "moontune_bytes_held", what="answer_pixels") == 8 * 6 * 3
+        assert value(values, "moontune_waiting_for_bytes", what="bodies") == 1
+        answers = await asyncio.gather(*calls[1:])
+        assert [answer.status_code for answer in answers] == [503, 503]
+        service.engine.gate.set()
+        assert (await calls[0]).status_code == 200
+        values = await scrape(service)
+        refusals = "moontune_overload_refusals_total"
+        assert value(values, refusals, route="/v1/tuning/rollouts", code="overloaded") == 2
+        assert value(values, "moontune_bytes_held", what="bodies") == 0
+        assert value(values, "moontune_predicted_wait_seconds", work_class="rollouts") == 0

@@ -79,7 +79,7 @@ class Crew:
     def is_working(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 
-    def join(self, seconds: float = 300.0) -> None:
+    def join(self, seconds: float = 60.0) -> None:
         """Wait until all have ended.
 
         Raises:

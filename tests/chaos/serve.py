@@ -23,7 +23,7 @@ def main() -> int:
     first and the longest pause before a restart, and the most starts a minute."""
     zygote, record, first_pause, max_pause, max_starts = sys.argv[1:]
     config = load_config()
-    visits.write_if_asked()
+    visits.write_if_asked("api")
     trainer = trainer_command(config)
 
     def command(fd: int, epoch: int) -> list[str]:

@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import urllib.error
 import urllib.request
+from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,9 +245,9 @@ class Service:
     def database_path(self) -> Path:
         return self.data_dir / DATABASE_FILE
 
-    def visits(self) -> dict[str, int]:
-        """How often each fault point was visited; only after a start that counts."""
-        return dict(visits.read(self.visits_path))
+    def visits(self) -> Counter[tuple[str, str]]:
+        """How often each process visited each fault point; only after a start that counts."""
+        return visits.read(self.visits_path)
 
     def forget_visits(self) -> None:
         self.visits_path.unlink(missing_ok=True)
@@ -265,9 +266,13 @@ class Service:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-num_lines:])
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs, orphans included."""
         if self.is_running:
-            self.kill()
+            self.signal(signal.SIGKILL)
+            self.api.wait()
+        for life in self.lives():
+            if life.is_alive:
+                life.kill()
         if self._stdout is not None:
             os.close(self._stdout)
             self._stdout = None

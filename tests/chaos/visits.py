@@ -19,24 +19,30 @@ VARIABLE = "CHAOS_VISITS"
 HARMLESS = "worker.start=slow:0!"
 
 
-def write_if_asked() -> None:
-    """Write down the visits of this process, if the environment names a file."""
+def write_if_asked(process: str) -> None:
+    """Write down the visits of this process, if the environment names a file.
+
+    Args:
+        process: `api` or `worker`.
+    """
     path = os.environ.get(VARIABLE)
     if path:
-        _write_to(Path(path))
+        _write_to(Path(path), process)
 
 
-def read(path: Path) -> Counter[str]:
-    """How often each point was visited since the file was made."""
-    return Counter(path.read_text().split()) if path.exists() else Counter()
+def read(path: Path) -> Counter[tuple[str, str]]:
+    """How often each process visited each point since the file was made."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    words = (line.split() for line in lines)
+    return Counter((process, name) for process, name in words)
 
 
-def _write_to(path: Path) -> None:
+def _write_to(path: Path, process: str) -> None:
     due = faults._due  # what `faults.point` and `faults.spoiled` ask
 
     def written(name: str):
         with path.open("a") as file:
-            file.write(f"{name}\n")
+            file.write(f"{process} {name}\n")
         return due(name)
 
     faults._due = written

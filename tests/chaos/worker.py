@@ -10,7 +10,7 @@ from trainer import __main__ as trainer
 
 def main() -> int:
     """Work as `python -m trainer` does."""
-    visits.write_if_asked()
+    visits.write_if_asked("worker")
     return trainer.main()
 
 

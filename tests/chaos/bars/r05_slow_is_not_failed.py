@@ -80,12 +80,12 @@ def _slow_step(service: Service, history: History, tuned: Tuned, verdict: Verdic
 
 def _slow_rollouts(service: Service, history: History, tuned: Tuned, verdict: Verdict) -> None:
     set_patience(Patience(request=SHORT_SECONDS, base_delay=0.01, max_delay=0.05))
-    before = service.visits().get("rollouts.begin", 0)
+    before = service.visits()["worker", "rollouts.begin"]
     with crew() as clients, _stopped_worker(service):
         clients.start(lambda: tuned.rollouts(1))
         _wait_out_patience(history)
     set_patience(CALM)
-    executions = service.visits().get("rollouts.begin", 0) - before
+    executions = service.visits()["worker", "rollouts.begin"] - before
     verdict.violations += [f"the slow rollouts: {error!r}" for error in clients.errors]
     verdict.demand(executions == 1, f"slow rollouts were executed {executions} times")
 
@@ -133,7 +133,7 @@ def _other_between(tuned: Tuned, verdict: Verdict) -> None:
 
 
 def _parallel_rollouts(service: Service, client: Client, tuned: Tuned, verdict: Verdict) -> None:
-    before = service.visits().get("rollouts.begin", 0)
+    before = service.visits()["worker", "rollouts.begin"]
     answers: list[str] = []
     lock = threading.Lock()
 
@@ -145,7 +145,7 @@ def _parallel_rollouts(service: Service, client: Client, tuned: Tuned, verdict: 
     with crew() as clients:
         for _ in range(NUM_PARALLEL):
             clients.start(ask)
-    executions = service.visits().get("rollouts.begin", 0) - before
+    executions = service.visits()["worker", "rollouts.begin"] - before
     verdict.violations += [f"rollouts in parallel: {error!r}" for error in clients.errors]
     verdict.demand(
         executions == NUM_PARALLEL, f"{NUM_PARALLEL} equal rollouts: {executions} executions"

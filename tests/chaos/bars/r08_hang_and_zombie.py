@@ -96,7 +96,7 @@ def _states(bench: Bench) -> Verdict:
         look("the model loads", service, 503)
         service.until_ready()
         look("idle", service, 200)
-        history, client = new_run(service)
+        _history, client = new_run(service)
         tuned = client.create("states")
         tuned.train([sft(0)])
         worker = service.worker()

@@ -15,6 +15,7 @@ import uvicorn
 
 from server.domain.delivery import Delivery, Fate
 from server.http import protocol
+from server.http.listener import num_waiting_at
 from server.http.protocol import DELIVERY, DeliveryProtocol
 from tests.service import until
 
@@ -36,6 +37,7 @@ class Watching:
     """A server whose answers are watched."""
 
     port: int = 0
+    server: Any = None
     deliveries: list[Delivery] = field(default_factory=list)
     fates: asyncio.Queue[Fate | None] = field(default_factory=asyncio.Queue)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,7 +73,7 @@ async def watching(anyio_backend: str) -> AsyncIterator[Watching]:
         lifespan="off",
         log_config=None,
     )
-    server = uvicorn.Server(config)
+    server = state.server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     state.port = listener.getsockname()[1]
     serving = asyncio.create_task(server._serve(sockets=[listener]))
@@ -231,6 +233,41 @@ async def test_unwatched_answers_are_closed_at_once(watching: Watching) -> None:
     assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 1) == b""
     client.close()
     assert watching.deliveries[0].fate is Fate.TAKEN
+
+
+async def test_a_connection_that_came_before_the_end_is_still_answered(
+    watching: Watching,
+) -> None:
+    client = await connect(watching)
+    await until(lambda: watching.server.server_state.connections)
+    watching.server.should_exit = True
+    await until(lambda: not watching.server.servers[0].is_serving())
+    await asyncio.get_running_loop().sock_sendall(client, request(close=False))
+    head = await read(client, watching)
+    assert b"200 OK" in head
+    client.close()
+    assert await watching.fate() is Fate.TAKEN
+    await until(lambda: not watching.server.server_state.connections)
+
+
+async def test_one_that_never_asks_does_not_hold_the_end_up(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LAST_REQUEST_SECONDS", 0.05)
+    client = await connect(watching)
+    await until(lambda: watching.server.server_state.connections)
+    watching.server.should_exit = True
+    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 5) == b""
+    client.close()
+
+
+def test_who_waits_at_a_port_is_counted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert num_waiting_at(listener) == 0
+        with socket.create_connection(listener.getsockname()):
+            assert num_waiting_at(listener) == 1
+            listener.accept()[0].close()
+            assert num_waiting_at(listener) == 0
 
 
 async def test_a_proxy_that_resets_after_the_answer_has_taken_it() -> None:

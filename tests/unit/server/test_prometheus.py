@@ -19,7 +19,17 @@ from contract.stats import (
 from server.meters import API_METRICS, HTTP_SECONDS, STEPS, Meters
 from server.prometheus import Exposition
 
-ALL_LABELS = {"work_class", "finetune_id", "cache", "state", "applied", "route", "status"}
+ALL_LABELS = {
+    "work_class",
+    "finetune_id",
+    "cache",
+    "state",
+    "applied",
+    "route",
+    "status",
+    "code",
+    "what",
+}
 COUNTER = Metric(name="moontune_things_total", kind=MetricKind.COUNTER, help="Things.")
 GAUGE = Metric(name="moontune_level", kind=MetricKind.GAUGE, help="Level.", labels=("state",))
 HISTOGRAM = Metric(

@@ -13,11 +13,12 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from server.http.protocol import DeliveryProtocol
 from server.http.slow_clients import (
     MAX_HELD_PER_PLACE,
     ConnectionGuard,
     ConnectionLimits,
-    SlowClients,
+    guarded,
 )
 from tests.service import until
 
@@ -99,20 +100,19 @@ class Client:
 
 
 @asynccontextmanager
-async def serve(limits: ConnectionLimits, **options: Any) -> AsyncIterator[Server]:
+async def serve(
+    limits: ConnectionLimits, protocol: type[H11Protocol] = DeliveryProtocol, **options: Any
+) -> AsyncIterator[Server]:
     state = Server(ConnectionGuard(limits, **options))
     state.may_read.set()
     state.may_answer.set()
-
-    class Protocol(SlowClients, H11Protocol):
-        guard = state.guard
 
     server = uvicorn.Server(
         uvicorn.Config(
             state.app,
             interface="asgi3",
             loop="asyncio",
-            http=Protocol,
+            http=guarded(protocol, state.guard),
             ws="none",
             lifespan="off",
             log_config=None,

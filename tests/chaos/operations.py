@@ -1,0 +1,187 @@
+"""The calls that a sweep of fault points is made over: how each is prepared, made and judged."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.history import History
+from tests.chaos.load import unlike
+from tests.chaos.sdk import Client, Tuned, sft
+from tests.chaos.service import Service
+
+
+@dataclass(kw_only=True)
+class World:
+    """One service and what lives in it."""
+
+    service: Service
+    history: History
+    client: Client
+    tuned: Tuned
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def train(self, *, may_fail: bool = False) -> dict[str, Any]:
+        """A step unlike any other."""
+        return self.train_like(next(self.numbers), may_fail=may_fail)
+
+    def train_like(self, number: int, *, may_fail: bool = False) -> dict[str, Any]:
+        return self.tuned.train([sft(number)], lr=unlike(number), may_fail=may_fail)
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.service.database() as database:
+            return database.execute(sql, values).fetchall()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """A call of the API.
+
+    Attributes:
+        prepare: Makes what one call needs; without faults.
+        call: Made with what was prepared, again after a broken answer.
+        judge: With what was prepared and what was answered; the sentence that is wrong, if any.
+    """
+
+    name: str
+    prepare: Callable[[World], Any]
+    call: Callable[[World, Any], Any]
+    judge: Callable[[World, Any, Any], str | None]
+
+
+def _number(world: World) -> int:
+    return next(world.numbers)
+
+
+def _judge_created(world: World, number: int, made: Tuned) -> str | None:
+    found = world.rows("SELECT id FROM finetunes WHERE name = ?", f"made-{number}")
+    return None if found == [(made.id,)] else f"made {made.id}, rows are {found}"
+
+
+def _judge_rollouts(_world: World, _number: int, answer: dict[str, Any]) -> str | None:
+    return None if len(answer["rollouts"]) == 2 else f"{len(answer['rollouts'])} rollouts, not 2"
+
+
+def _judge_step(world: World, _number: int, answer: dict[str, Any]) -> str | None:
+    found = world.rows("SELECT step FROM finetunes WHERE id = ?", world.tuned.id)
+    return None if found == [(answer["step"],)] else f"answered {answer['step']}, row is {found}"
+
+
+def _judge_saved(world: World, step: int, answer: dict[str, Any]) -> str | None:
+    found = world.rows(
+        "SELECT step FROM checkpoints WHERE finetune_id = ? AND step = ?", world.tuned.id, step
+    )
+    saved = answer["checkpoint"]["step"]
+    right = saved == step and found == [(step,)]
+    return None if right else f"saved {saved}, wanted is {step}, rows are {found}"
+
+
+def _a_saved_step(world: World) -> int:
+    step = world.train()["step"]
+    world.tuned.save()
+    return step
+
+
+def _a_doomed_finetune(world: World) -> Tuned:
+    doomed = world.client.create(f"doomed-{next(world.numbers)}")
+    doomed.train([sft(0)])
+    doomed.save()
+    return doomed
+
+
+def _judge_deleted(world: World, doomed: Tuned, _answer: Any) -> str | None:
+    (gone,) = world.rows("SELECT deleted_at_ms IS NOT NULL FROM finetunes WHERE id = ?", doomed.id)
+    return None if gone == (1,) else "the finetune is still there"
+
+
+def _judge_checkpoint_deleted(world: World, step: int, _answer: Any) -> str | None:
+    living = world.rows(
+        "SELECT step FROM checkpoints WHERE finetune_id = ? AND step = ? AND deleted_at_ms IS NULL",
+        world.tuned.id, step,
+    )  # fmt: skip
+    return "the checkpoint is still there" if living else None
+
+
+def _log_metrics(world: World, number: int) -> Any:
+    return world.tuned.log_metrics(1, may_fail=True, **{f"number_{number}": float(number)})
+
+
+def _judge_metrics(world: World, number: int, _answer: Any) -> str | None:
+    name = f"number_{number}"
+    found = world.rows("SELECT value FROM metrics WHERE name = ?", name)
+    return None if found == [(float(number),)] else f"{name} is {found}"
+
+
+def _export(world: World, step: int) -> bytes:
+    """Ask for the link as the SDK asks, and follow it."""
+    link = world.tuned.ask(
+        "export", "GET", f"/finetunes/{world.tuned.id}/checkpoints/{step}/download", may_fail=True
+    )
+    with urllib.request.urlopen(link["url"], timeout=60.0) as file:
+        return file.read()
+
+
+def _judge_export(world: World, step: int, data: bytes) -> str | None:
+    found = world.rows(
+        "SELECT exchange_digest FROM checkpoints WHERE finetune_id = ? AND step = ?",
+        world.tuned.id, step,
+    )  # fmt: skip
+    digest = hashlib.sha256(data).hexdigest()
+    return None if found == [(digest,)] else f"the file has {digest}, its row {found}"
+
+
+OPERATIONS = (
+    Operation(
+        name="create",
+        prepare=_number,
+        call=lambda world, number: world.client.create(f"made-{number}", may_fail=True),
+        judge=_judge_created,
+    ),
+    Operation(
+        name="rollouts",
+        prepare=_number,
+        call=lambda world, number: world.tuned.rollouts(number, may_fail=True),
+        judge=_judge_rollouts,
+    ),
+    Operation(
+        name="train_step",
+        prepare=_number,
+        call=lambda world, number: world.train_like(number, may_fail=True),
+        judge=_judge_step,
+    ),
+    Operation(
+        name="save",
+        prepare=lambda world: world.train()["step"],
+        call=lambda world, _: world.tuned.save(may_fail=True),
+        judge=_judge_saved,
+    ),
+    Operation(
+        name="delete",
+        prepare=_a_doomed_finetune,
+        call=lambda _, doomed: doomed.delete(may_fail=True) or True,
+        judge=_judge_deleted,
+    ),
+    Operation(
+        name="delete_checkpoint",
+        prepare=_a_saved_step,
+        call=lambda world, step: world.tuned.delete_checkpoint(step, may_fail=True) or True,
+        judge=_judge_checkpoint_deleted,
+    ),
+    Operation(name="metrics", prepare=_number, call=_log_metrics, judge=_judge_metrics),
+    Operation(name="export", prepare=_a_saved_step, call=_export, judge=_judge_export),
+)
+
+
+def refusal_of(error: urllib.error.HTTPError) -> str:
+    """What a server says with a status, for a report."""
+    said = getattr(error, "said", "")
+    try:
+        return f"{error.code} {json.loads(said)['error']['code']}"
+    except (ValueError, KeyError):
+        return f"{error.code} {said[:200]}"
