@@ -22,7 +22,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres setup-bench demo serve test test-fast chaos mutate cov check lint type imports fmt wheel \
+.PHONY: help setup postgres setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
         constraints docs revision clean
 
 help: ## print these commands
@@ -62,6 +62,9 @@ test: setup ## all tests, with coverage
 
 test-fast: setup ## unit and property tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property
+
+bars: setup ## a sample of the bars of reliability (ten minutes)
+	$(ONE_THREAD) $(BIN)/python -m tests.chaos commit
 
 chaos: setup ## every bar of reliability at its full count, with a report (an hour)
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos full --report $(CHAOS_REPORT).json; status=$$?; \

@@ -32,13 +32,16 @@ class SilenceLimits:
 async def until_silent(dialogue: Dialogue, limits: SilenceLimits) -> float:
     """Return when the worker is stuck, with the seconds that it had."""
     num_heard, num_looks = dialogue.num_messages, 0
+    # The smaller limit sets the pace: it may begin to hold within a look.
+    pace = min(limits.starting, limits.ready) / _LOOKS
     while True:
+        await asyncio.sleep(pace)
         limit = limits.ready if dialogue.was_ready else limits.starting
-        await asyncio.sleep(limit / _LOOKS)
+        max_looks = limit / pace
         if dialogue.num_messages != num_heard:
             num_heard, num_looks = dialogue.num_messages, 0
         num_looks += 1
-        if num_looks > _LOOKS:
+        if num_looks > max_looks:
             return limit
-        if dialogue.was_ready and num_looks == _LOOKS // 2:
+        if dialogue.was_ready and num_looks == max_looks // 2:
             dialogue.ping()

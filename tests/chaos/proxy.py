@@ -60,7 +60,7 @@ class Proxy:
         let_through = self._chance.random() < SHARE_LET_THROUGH
         deed = "let through" if let_through else self._chance.choice(MISDEEDS)
         self.counts[deed] += 1
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):  # cancelled at the end of the proxy
             await self._do(deed, reader, writer)
         writer.transport.abort()
 
@@ -88,6 +88,7 @@ class Proxy:
                     writer.write(first)
                 await _pump(there, writer)
             up.cancel()
+            await asyncio.gather(up, return_exceptions=True)
         finally:
             back.transport.abort() if deed != "let through" else back.close()
 

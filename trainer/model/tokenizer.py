@@ -40,6 +40,9 @@ class Tokenizer:
         return self._tokenizer.encode(text).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids; special ids and ids beyond the vocabulary vanish."""
+        """Text of token ids; special ids and ids beyond the vocabulary vanish.
+
+        So does the character NUL: rollouts come back in bodies, and those may not hold it.
+        """
         known = [token for token in ids if 0 <= token < self._vocab_size]
-        return self._tokenizer.decode(known)
+        return self._tokenizer.decode(known).replace("\0", "")

@@ -157,7 +157,9 @@ def _parallel_rollouts(service: Service, client: Client, tuned: Tuned, verdict: 
 
 def _orphan(service: Service, tuned: Tuned, verdict: Verdict) -> None:
     """Rollouts whose caller went for good end soon after the time they may linger."""
-    body = json.dumps({"finetune_id": tuned.id, "num_rollouts": 2, "request": question(1)}).encode()
+    body = json.dumps(
+        {"finetune_id": tuned.id, "num_rollouts": 16, "request": question(1)}
+    ).encode()
     head = (
         f"POST /v1/tuning/rollouts HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\n"
         f"X-Moondream-Auth: k\r\nContent-Type: application/json\r\n"
