@@ -29,6 +29,7 @@ from server.db.connection import Database
 from server.db.meta import next_epoch
 from server.db.ownership import NotOwnerError, own_database
 from server.domain.engine_status import EngineStatus
+from server.domain.errors import ServiceError
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.http.listener import num_waiting_at
 from server.http.protocol import DeliveryProtocol
@@ -38,6 +39,7 @@ from server.logs import configure_logs
 from server.memory import give_large_blocks_back
 from server.ready import base_url, ready_line
 from server.restarts import RestartSchedule
+from server.services.belonging import list_strangers
 from server.services.container import Services
 from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
@@ -197,6 +199,9 @@ class _Service:
         except WorkerRefusedError:
             self._stop()
             raise
+        with suppress(ServiceError):  # a busy database; the refusals say it, too
+            for sentence in await self._services.database.read(list_strangers, model):
+                _say(sentence)
         self._is_announced = True
         print(ready_line(self._url, model), flush=True)  # noqa: T201 -- stdout is for this line
 

@@ -14,6 +14,7 @@ RELEASE = "release"
 _EPOCH = "epoch"
 _SIGNING_SECRET = "signing_secret"
 _SECRET_BYTES = 32
+_DTYPE = "dtype:"
 
 
 def next_epoch(session: Session) -> int:
@@ -37,3 +38,14 @@ def signing_secret(session: Session) -> str:
         found = secrets.token_hex(_SECRET_BYTES)
         session.add(Meta(key=_SIGNING_SECRET, value=found))
     return found
+
+
+def find_dtype(session: Session, finetune_id: str) -> str | None:
+    """Return the dtype of the base model under which a finetune was trained last."""
+    row = session.get(Meta, _DTYPE + finetune_id)
+    return None if row is None else row.value
+
+
+def note_dtype(session: Session, finetune_id: str, dtype: str) -> None:
+    """Note the dtype of the base model under which a finetune is trained now."""
+    session.merge(Meta(key=_DTYPE + finetune_id, value=dtype))

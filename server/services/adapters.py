@@ -22,6 +22,7 @@ from server.domain.errors import (
     StepConflictError,
 )
 from server.files import StateFiles
+from server.services.belonging import require_same_dtype
 
 _NUM_NEAREST_STEPS = 5
 
@@ -185,6 +186,7 @@ def _record(
             " Read its step and go on from there.",
             loc=("body", "expected_step"),
         )
+    require_same_dtype(session, state.adapter.finetune_id, state.adapter.step, model)
     seq = train_requests.record(
         session,
         state.adapter.finetune_id,
