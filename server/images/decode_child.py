@@ -7,7 +7,7 @@ import socket
 import subprocess
 
 from server.children import module_command, module_environment
-from server.domain.errors import ImageDecodeError, ImageTooLargeError
+from server.domain.errors import ImageDecodeError, ImageTooLargeError, OverloadedError
 from server.images.exchange import ANSWER, PIXELS, REQUEST, SIZE, TOO_LARGE, read_exactly
 
 MAX_ATTEMPTS = 2
@@ -15,7 +15,7 @@ MAX_ATTEMPTS = 2
 
 
 class DecodeChild:
-    """A child process, started at once and again whenever it has died.
+    """A child process, started at once, and again before the next picture when it has died.
 
     Args:
         max_pixels: Of one picture.
@@ -24,6 +24,7 @@ class DecodeChild:
 
     def __init__(self, *, max_pixels: int, max_seconds: float) -> None:
         self._limits = (str(max_pixels), str(max_seconds))
+        self._max_seconds = max_seconds
         self._process, self._sock = self._start()
 
     @property
@@ -41,6 +42,7 @@ class DecodeChild:
         Raises:
             ImageTooLargeError: Too many pixels.
             ImageDecodeError: Damaged, or beyond the limits of time and memory.
+            OverloadedError: The child had died and no other can be started now.
         """
         return self._ask_twice(PIXELS, encoded)
 
@@ -52,11 +54,11 @@ class DecodeChild:
 
     def _ask_twice(self, wanted: bytes, encoded: bytes) -> tuple[int, int, bytes]:
         for _ in range(MAX_ATTEMPTS):
+            self._revive()
             try:
                 return self._ask(wanted, encoded)
-            except (EOFError, ConnectionError):
-                status = self._replace()
-                if status == -signal.SIGALRM:
+            except (EOFError, OSError):
+                if self._bury() == -signal.SIGALRM:
                     break
         raise ImageDecodeError(
             "The image could not be decoded within the limits of time and memory."
@@ -73,24 +75,47 @@ class DecodeChild:
         message = read_exactly(self._sock, first).decode()
         raise ImageTooLargeError(message) if kind == TOO_LARGE else ImageDecodeError(message)
 
-    def _replace(self) -> int:
-        """Start another child for one that has hung up; return how that one ended."""
-        status = self._process.wait()
-        self.close()
-        self._process, self._sock = self._start()
-        return status
+    def _bury(self) -> int:
+        """Give up a child that has hung up; return how it ended."""
+        self._sock.close()
+        try:
+            return self._process.wait(timeout=self._max_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _revive(self) -> None:
+        """Start another child for one that was given up.
+
+        Raises:
+            OverloadedError: Files, processes or memory are short. A later call tries again.
+        """
+        if self._sock.fileno() != -1:
+            return
+        try:
+            self._process, self._sock = self._start()
+        except OSError as error:
+            raise OverloadedError(
+                "The server cannot start a process to decode the image"
+                f" ({error.strerror or type(error).__name__}); nothing was changed."
+                " Ask again later."
+            ) from error
 
     def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()
         with theirs:
             words = (str(theirs.fileno()), *self._limits)
-            process = subprocess.Popen(
-                module_command("server.images.decode_process", *words),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=module_environment(),
-                process_group=0,
-            )
+            try:
+                process = subprocess.Popen(
+                    module_command("server.images.decode_process", *words),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=module_environment(),
+                    process_group=0,
+                )
+            except BaseException:
+                ours.close()
+                raise
         return process, ours

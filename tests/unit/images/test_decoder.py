@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import signal
@@ -14,7 +15,12 @@ import pytest
 from PIL import Image
 
 from server.children import CODE_ROOT, module_environment
-from server.domain.errors import ImageDecodeError, ImageTooLargeError, ImageUrlSchemeError
+from server.domain.errors import (
+    ImageDecodeError,
+    ImageTooLargeError,
+    ImageUrlSchemeError,
+    OverloadedError,
+)
 from server.images.checks import TooManyPixelsError, open_checked
 from server.images.decoder import ImageDecoder
 from tests.unit.images.files import (
@@ -258,6 +264,27 @@ async def test_a_picture_under_which_two_children_die_is_refused() -> None:
         await asyncio.sleep(0.002)
     with pytest.raises(ImageDecodeError, match="limits of time and memory"):
         await decode
+    assert (await decoder.decode(data_url(SOUND_PNG))).height == 256
+    await decoder.stop()
+
+
+async def test_a_child_that_cannot_be_started_now_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_process(*_words: object, **_options: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    decoder = ImageDecoder(num_processes=1, max_bytes=10 << 20, max_pixels=50_000_000)
+    await decoder.start()
+    (pid,) = decoding_children()
+    os.kill(pid, signal.SIGKILL)
+    num_files = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as short:
+        short.setattr(subprocess, "Popen", no_process)
+        for _ in range(2):
+            with pytest.raises(OverloadedError, match="temporarily unavailable"):
+                await decoder.decode(data_url(SOUND_PNG))
+    assert len(os.listdir("/proc/self/fd")) <= num_files
     assert (await decoder.decode(data_url(SOUND_PNG))).height == 256
     await decoder.stop()
 
