@@ -10,9 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Protocol
 
+from contract.disk import FULL
 from server.bodies.stored import StoredBody
 from server.budget import Budget
-from server.domain.errors import OverloadedError
+from server.domain.errors import OverloadedError, StorageFullError
 
 FILE_ABOVE_BYTES = 8 << 20
 """Larger bodies lie in a file, however empty the memory is."""
@@ -35,6 +36,14 @@ class Room(Protocol):
         """A file without a name."""
         ...
 
+    def require_disk(self, num_bytes: int) -> None:
+        """Refuse what would leave too little of the disk."""
+        ...
+
+    def disk_ended(self, num_bytes: int) -> StorageFullError:
+        """The refusal when the disk had no space."""
+        ...
+
 
 class Arrival:
     """Collects one body; `finish` or `discard` ends it."""
@@ -55,11 +64,11 @@ class Arrival:
 
         Raises:
             OverloadedError: There was none in time.
+            StorageFullError: There is none on the disk.
         """
         await self._reserve(num_bytes)
         if num_bytes > FILE_ABOVE_BYTES:
             await self._move_to_file()
-            self._note_unwritten()
 
     async def add(self, chunk: bytes) -> None:
         """Take in what came."""
@@ -108,6 +117,8 @@ class Arrival:
     async def _reserve(self, num_bytes: int) -> None:
         if num_bytes <= max(self._num_reserved, NEVER_HELD_BYTES):
             return
+        if num_bytes > FILE_ABOVE_BYTES:
+            self._require_disk(num_bytes)  # before it waits, and others behind it
         more = num_bytes - self._num_reserved
         room = self._store.room
         try:
@@ -115,8 +126,8 @@ class Arrival:
         except TimeoutError:
             raise OverloadedError(
                 f"The body was not read for {self._within:g} s: the bodies of other calls have"
-                f" {room.used} of {room.limit} bytes and {room.num_waiting} more wait, or the disk"
-                " for them is full. Ask again later."
+                f" {room.used} of {room.limit} bytes and {room.num_waiting} more wait."
+                " Ask again later."
             ) from None
         self._num_reserved += more
         self._note_unwritten()
@@ -129,7 +140,9 @@ class Arrival:
 
     async def _move_to_file(self) -> None:
         if self._file is None:
+            self._require_disk(max(self._num_reserved, self.num_bytes))
             self._file = self._make_file()
+            self._note_unwritten()
             self._store.memory.give_back(self._num_in_memory)
             self._num_in_memory = 0
             await self._write()
@@ -138,7 +151,7 @@ class Arrival:
         """Append what was collected, in a thread.
 
         Raises:
-            OverloadedError: The disk is full.
+            StorageFullError: The disk is full.
         """
         block, self._buffer = self._buffer, bytearray()
         assert self._file is not None
@@ -146,30 +159,36 @@ class Arrival:
         try:
             await loop.run_in_executor(_writers, _append, self._file, block, self._hash)
         except OSError as error:
-            raise _refusal(error) from error
+            raise self._refusal(error) from error
         self._note_unwritten()
 
     def _make_file(self) -> BinaryIO:
         try:
             return self._store.make_file()
         except OSError as error:
-            raise _refusal(error) from error
+            raise self._refusal(error) from error
+
+    def _require_disk(self, num_bytes: int) -> None:
+        """Refuse what the disk cannot take if the body has so many bytes; small ones it can."""
+        if num_bytes > NEVER_HELD_BYTES:
+            self._store.require_disk(num_bytes - self._num_written - self._num_unwritten)
+
+    def _refusal(self, error: OSError) -> Exception:
+        """What becomes of an error of the file: shortages are foreseen, nothing else is."""
+        if error.errno in FULL:
+            return self._store.disk_ended(max(self._num_reserved, self.num_bytes))
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return OverloadedError("The server has too many files open; nothing was changed.")
+        return error
+
+    @property
+    def _num_written(self) -> int:
+        return 0 if self._file is None else self.num_bytes - len(self._buffer)
 
     def _note_unwritten(self) -> None:
-        is_in_file = self._file is not None
-        num_written = self.num_bytes - len(self._buffer)
-        now = max(0, self._num_reserved - num_written) if is_in_file else 0
+        now = 0 if self._file is None else max(0, self._num_reserved - self._num_written)
         self._store.num_unwritten_bytes += now - self._num_unwritten
         self._num_unwritten = now
-
-
-def _refusal(error: OSError) -> Exception:
-    """What becomes of an error of the file: a shortage passes, and no other is foreseen."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OverloadedError("The server's disk has no space for the body; nothing was changed.")
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return OverloadedError("The server has too many files open; nothing was changed.")
-    return error
 
 
 def _append(file: BinaryIO, block: bytearray, fingerprint: hashlib._Hash) -> None:  # pyright: ignore[reportPrivateUsage] -- it has no public name

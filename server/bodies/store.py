@@ -1,24 +1,32 @@
 """All bodies of one application: how much room they have, and which ones there are.
 
 Small ones stay in memory, large ones go to a file, and what does not fit is held unread: TCP
-keeps its sender waiting. The files have no names and lie in `{data_dir}/spool`, which is swept at
-the start all the same: where a system cannot make a file without a name, it has one for an instant.
+keeps its sender waiting. What the disk cannot take is refused at once instead: nobody's end would
+change that, and those behind it may need no disk.
+
+The files have no names and lie in `{data_dir}/spool`, which is swept at the start all the same:
+where a system cannot make a file without a name, it has one for an instant.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from server.bodies.arrival import FILE_ABOVE_BYTES, Arrival
+import structlog
+
+from contract import disk
+from contract.errors import StorageFull
+from server.bodies.arrival import Arrival
 from server.bodies.slices import slice_of
 from server.bodies.stored import StoredBody
 from server.budget import Budget
-from server.domain.errors import BodyTooLargeError
+from server.domain.errors import BodyTooLargeError, StorageFullError
+
+_log = structlog.get_logger("server.bodies")
 
 
 class BodyStore:
@@ -32,7 +40,7 @@ class BodyStore:
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, max_memory_bytes: int, min_free_bytes: int):
-        self.room = Budget(max_bytes, has_room=self._has_disk)
+        self.room = Budget(max_bytes)
         self.memory = Budget(max_memory_bytes)
         self.num_unwritten_bytes = 0
         """Of what was promised to the disk and is not there yet."""
@@ -65,6 +73,7 @@ class BodyStore:
         Raises:
             BodyTooLargeError: It has more than `max_bytes`.
             OverloadedError: There was no room for it in time.
+            StorageFullError: It would need more of the disk than there is.
         """
         if announced is not None and announced > max_bytes:
             raise _too_large(max_bytes)
@@ -102,12 +111,29 @@ class BodyStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=self._folder, buffering=0)
 
-    def _has_disk(self, amount: int) -> bool:
-        if amount <= FILE_ABOVE_BYTES and self.memory.used + amount <= self.memory.limit:
-            return True
-        folder = self._folder if self._folder.is_dir() else self._folder.parent
-        free = shutil.disk_usage(folder).free - self.num_unwritten_bytes
-        return free - amount >= self._min_free_bytes
+    def require_disk(self, num_bytes: int) -> None:
+        """Refuse what would leave too little of the disk, with what is promised to others.
+
+        Raises:
+            StorageFullError: Naming bytes; the log has the path.
+        """
+        try:
+            disk.require_space(
+                self._folder,
+                num_bytes=num_bytes + self.num_unwritten_bytes,
+                min_free_bytes=self._min_free_bytes,
+            )
+        except StorageFull as full:
+            raise _refusal(full) from full
+
+    def disk_ended(self, num_bytes: int) -> StorageFullError:
+        """The refusal when the disk had no space for so many bytes of a file."""
+        return _refusal(disk.storage_full(self._folder, num_bytes=num_bytes))
+
+
+def _refusal(full: StorageFull) -> StorageFullError:
+    _log.error("storage_full", detail=str(full))
+    return StorageFullError.of(full)
 
 
 def _too_large(max_bytes: int) -> BodyTooLargeError:

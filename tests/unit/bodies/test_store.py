@@ -15,7 +15,7 @@ import pytest
 
 from server.bodies.arrival import FILE_ABOVE_BYTES, NEVER_HELD_BYTES
 from server.bodies.store import BodyStore
-from server.domain.errors import BodyTooLargeError, OverloadedError
+from server.domain.errors import BodyTooLargeError, OverloadedError, StorageFullError
 from tests.service import until
 from tests.unit.bodies.bodies import chunks
 
@@ -160,12 +160,37 @@ async def test_a_body_without_room_is_refused_in_the_end(tmp_path: Path) -> None
     assert is_empty(store)
 
 
-async def test_a_disk_that_would_be_filled_holds_large_bodies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_what_the_disk_cannot_take_is_refused_at_once_and_holds_nobody_up(
+    tmp_path: Path, is_announced: bool
+) -> None:
     free = shutil.disk_usage(tmp_path).free
     store = make_store(tmp_path, min_free_bytes=2 * free)
-    with pytest.raises(OverloadedError, match="disk"):
-        await receive(store, bytes(9 * MIB), within=0.01)
-    (await receive(store, bytes(7 * MIB), within=0.01)).release()  # stays in memory
+    announced = 9 * MIB if is_announced else None
+    with pytest.raises(StorageFullError, match=r"\d+ bytes are needed, \d+ are free"):
+        await receive(store, bytes(9 * MIB), announced=announced)
+    (await receive(store, bytes(7 * MIB))).release()  # stays in memory
+    assert is_empty(store)
+
+
+async def test_a_short_disk_holds_up_nobody_while_others_wait_for_room(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    store = make_store(tmp_path, max_bytes=8 * MIB, min_free_bytes=2 * free)
+    first = await receive(store, bytes(7 * MIB))
+    waiting = asyncio.create_task(receive(store, bytes(6 * MIB)))
+    await until(lambda: store.room.num_waiting)
+    with pytest.raises(StorageFullError):
+        await receive(store, bytes(9 * MIB))
+    first.release()
+    (await waiting).release()
+    assert is_empty(store)
+
+
+async def test_small_bodies_that_find_no_memory_need_the_disk_as_well(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    store = make_store(tmp_path, max_memory_bytes=MIB, min_free_bytes=2 * free)
+    with pytest.raises(StorageFullError):
+        await receive(store, bytes(2 * MIB))
     assert is_empty(store)
 
 
@@ -190,8 +215,9 @@ async def test_what_is_promised_to_the_disk_counts_before_it_is_there(tmp_path: 
     assert is_empty(store)
 
 
-async def test_a_disk_that_is_full_is_a_refusal_to_try_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_disk_that_ends_in_the_middle_is_a_full_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     store, before = make_store(tmp_path), num_open_files()
     make_file = store.make_file
@@ -201,13 +227,13 @@ async def test_a_disk_that_is_full_is_a_refusal_to_try_again(
             self._file = make_file()
 
         def write(self, _block: bytes) -> int:
-            raise OSError(errno.ENOSPC, "full")
+            raise OSError(number, "full")
 
         def close(self) -> None:
             self._file.close()
 
     monkeypatch.setattr(store, "make_file", Full)
-    with pytest.raises(OverloadedError, match="disk has no space"):
+    with pytest.raises(StorageFullError, match="9437184 bytes are needed"):
         await receive(store, bytes(9 * MIB))
     assert is_empty(store)
     assert num_open_files() == before
