@@ -273,13 +273,13 @@ def _upgrade(config: ServerConfig) -> None:
     """Bring the database up to date.
 
     Raises:
-        CannotServeError: It cannot be opened, or a newer release made it.
+        CannotServeError: It cannot be opened, copied or upgraded, or a newer release made it.
     """
     try:
         migrate.upgrade(config)
     except migrate.SchemaError as error:
         raise CannotServeError(str(error)) from error
-    except (SQLAlchemyError, ImportError) as error:
+    except (SQLAlchemyError, ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CannotServeError(f"The database cannot be opened: {reason}") from error
 

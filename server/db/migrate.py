@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, inspect, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from contract.errors import StorageFull
 from server.config import ServerConfig
 from server.db.connection import Database
 from server.db.meta import RELEASE
-from server.db.sqlite_copy import copy_sqlite
+from server.db.sqlite_copy import copy_sqlite, holds_the_same, remove_partial_copies
 from server.domain.clock import file_stamp
 from server.release import release_name
+
+_BACKUP = ".backup"
 
 
 class SchemaError(Exception):
@@ -26,22 +32,32 @@ def upgrade(config: ServerConfig) -> None:
     """Create the database, or bring an older one up to date after copying it aside.
 
     Raises:
-        SchemaError: A newer release made it, or it is not ours.
+        SchemaError: A newer release made it, it is not ours, or it could not be copied or
+            upgraded, and is as it was.
     """
     if config.database_url is None:
         config.data_dir.mkdir(parents=True, exist_ok=True)
+    path = _sqlite_path(config.resolved_database_url)
     database = Database(config.resolved_database_url)
     try:
+        if path is not None:
+            remove_partial_copies(path.parent, f"{path.name}.*{_BACKUP}")
         with database.writer.connect() as connection, connection.begin():
             current = _check(connection)
             if current == _head():
                 _sign(connection)
                 return
-        if current is not None:
-            _back_up(config.resolved_database_url, current)
-        with database.writer.connect() as connection, connection.begin():
-            command.upgrade(_alembic(connection), "head")  # all revisions, or none of them
-            _sign(connection)
+        kept = None if current is None or path is None else _back_up(path, current)
+        try:
+            with database.writer.connect() as connection, connection.begin():
+                command.upgrade(_alembic(connection), "head")  # all revisions, or none of them
+                _sign(connection)
+        except (SQLAlchemyError, CommandError, OSError) as error:
+            raise SchemaError(
+                f"The database could not be upgraded from schema {current or 'none'} to {_head()}"
+                f" and is as it was: {_first_line(error)}."
+                f"{f' A copy of it is {kept}.' if kept else ''}"
+            ) from error
     finally:
         database.close()
 
@@ -119,10 +135,34 @@ def _folder() -> Path:
     return bundled if bundled.is_dir() else package.parent / "migrations"
 
 
-def _back_up(url: str, revision: str) -> None:
-    """Copy a SQLite database next to itself while it may be in use; others have their own tools."""
+def _sqlite_path(url: str) -> Path | None:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return
-    path = Path(parsed.database)
-    copy_sqlite(path, path.with_name(f"{path.name}.{revision}.{file_stamp()}.backup"))
+        return None
+    return Path(parsed.database)
+
+
+def _back_up(path: Path, revision: str) -> Path:
+    """Copy a SQLite database next to itself while it may be in use; others have their own tools.
+
+    A copy that an earlier start made, whose upgrade then failed, is as good as another.
+
+    Raises:
+        SchemaError: There is no copy, and nothing is left of it.
+    """
+    for kept in path.parent.glob(f"{path.name}.{revision}.*{_BACKUP}"):
+        if holds_the_same(kept, path):
+            return kept
+    target = path.with_name(f"{path.name}.{revision}.{file_stamp()}{_BACKUP}")
+    try:
+        copy_sqlite(path, target)
+    except (OSError, sqlite3.Error, StorageFull) as error:
+        raise SchemaError(
+            f"The database could not be copied aside before its upgrade: {_first_line(error)}."
+            " It is as it was; see to the disk and start again."
+        ) from error
+    return target
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

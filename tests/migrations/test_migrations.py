@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import IntegrityError
 
+from contract import disk, durable
 from server.config import ServerConfig
 from server.db import migrate
 from server.db.connection import Database
@@ -142,19 +145,7 @@ def test_an_older_database_is_backed_up_then_upgraded(
     config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrate.upgrade(config)
-    head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
-    newer = tmp_path / "migrations"
-    shutil.copytree(MIGRATIONS, newer)
-    (newer / "versions" / "next.py").write_text(
-        "import sqlalchemy as sa\n"
-        "from alembic import op\n"
-        f"revision, down_revision, branch_labels, depends_on = 'next', '{head}', None, None\n"
-        "def upgrade():\n"
-        "    op.create_table('news', sa.Column('id', sa.Integer(), primary_key=True))\n"
-        "def downgrade():\n"
-        "    op.drop_table('news')\n"
-    )
-    monkeypatch.setattr(migrate, "_folder", lambda: newer)
+    head = add_revision(tmp_path, monkeypatch)
     migrate.upgrade(config)
     (backup,) = config.data_dir.glob(f"moontune.db.{head}.*.backup")
     assert tables(backup) == tables(config.data_dir / "moontune.db") - {"news"}
@@ -163,6 +154,82 @@ def test_an_older_database_is_backed_up_then_upgraded(
             ("next",)
         ]
     connection.close()
+
+
+@pytest.mark.database("sqlite")
+def test_upgrades_that_fail_leave_one_copy_as_long_as_it_is_right(
+    config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate.upgrade(config)
+    add_revision(tmp_path, monkeypatch, after="    op.execute('nonsense')\n")
+    stamps = map(str, range(10))
+    monkeypatch.setattr(migrate, "file_stamp", lambda: next(stamps))
+    for _ in range(3):
+        with pytest.raises(SchemaError, match=r"from schema .* is as it was: .*nonsense"):
+            migrate.upgrade(config)
+        assert len(backups(config)) == 1
+    change(config, "INSERT INTO meta (key, value) VALUES ('more', 'x')")
+    with pytest.raises(SchemaError):
+        migrate.upgrade(config)
+    assert len(backups(config)) == 2  # the first one lacks a row
+    for kept in backups(config):
+        (config.data_dir / kept).write_bytes(b"damaged" * 1000)
+    with pytest.raises(SchemaError):
+        migrate.upgrade(config)
+    assert len(backups(config)) == 3
+
+
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("is_foreseen", [True, False])
+def test_a_copy_for_which_there_is_no_space_leaves_nothing(
+    config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_foreseen: bool
+) -> None:
+    migrate.upgrade(config)
+    add_revision(tmp_path, monkeypatch)
+    for ending in ("", "-journal"):  # of a process that was killed
+        left = f".moontune.db.0001.20260101T000000Z.backup.partial{ending}"
+        (config.data_dir / left).write_bytes(b"x")
+    if is_foreseen:
+        monkeypatch.setattr(disk, "free_bytes", lambda _path: 4096)
+    else:
+        monkeypatch.setattr(durable, "sync", no_space)
+    with pytest.raises(SchemaError, match="could not be copied aside before its upgrade: "):
+        migrate.upgrade(config)
+    assert not list(config.data_dir.glob("*backup*"))
+    assert not list(config.data_dir.glob(".*"))
+
+
+def no_space(_path: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def backups(config: ServerConfig) -> list[str]:
+    return [path.name for path in config.data_dir.glob("*backup*")]
+
+
+def change(config: ServerConfig, statement: str) -> None:
+    with closing(sqlite3.connect(config.data_dir / "moontune.db")) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def add_revision(folder: Path, monkeypatch: pytest.MonkeyPatch, *, after: str = "") -> str | None:
+    """Have one revision more than there is; returns the newest that there is."""
+    head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    newer = folder / "migrations"
+    shutil.copytree(MIGRATIONS, newer)
+    (newer / "versions" / "next.py").write_text(
+        "import sqlalchemy as sa\n"
+        "from alembic import op\n"
+        f"revision, down_revision, branch_labels, depends_on = 'next', '{head}', None, None\n"
+        "def upgrade():\n"
+        "    op.create_table('news', sa.Column('id', sa.Integer(), primary_key=True))\n"
+        f"{after}"
+        "def downgrade():\n"
+        "    op.drop_table('news')\n"
+    )
+    monkeypatch.setattr(migrate, "_folder", lambda: newer)
+    return head
 
 
 def tables(path: Path) -> set[str]:
