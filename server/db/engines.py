@@ -3,10 +3,14 @@
 On both kinds of database a writing transaction begins by taking the one write lock there is, so
 that read-then-write loses no update, whoever else writes: SQLite by BEGIN IMMEDIATE, PostgreSQL by
 an advisory lock that its commit frees. A reading transaction sees one consistent view.
+
+A client may end without a word: its host lost power, or the network. PostgreSQL would keep its
+session, and the write lock, for hours; it is told to look, and to end a transaction that stands.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
@@ -19,8 +23,12 @@ NUM_READERS = 4
 WRITE_LOCK = 0x6D6F6F6E_77726974
 """The number of the advisory lock: "moonwrit"."""
 
+MAX_IDLE_IN_TRANSACTION_MS = 15_000
+"""What a writing transaction may do nothing for, on PostgreSQL."""
+
+DEAD_LINK_MS = 10_000
 _CONNECT_SECONDS = 3
-_DEAD_LINK_MS = 10_000
+_KEEPALIVES = {"idle": 5, "interval": 3, "count": 3}  # 14 seconds
 _WAL_KEPT_BYTES = 16 << 20
 
 
@@ -37,6 +45,7 @@ def sqlite_readers(url: str) -> Engine:
 def postgresql_writer(url: str) -> Engine:
     """The one connection that writes."""
     engine = _postgresql(url, size=1)
+    set_at_connect(engine, {"idle_in_transaction_session_timeout": MAX_IDLE_IN_TRANSACTION_MS})
 
     @event.listens_for(engine, "begin")
     def take_write_lock(connection: Any) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -91,15 +100,25 @@ def _postgresql(url: str, *, size: int) -> Engine:
         pool_pre_ping=True,  # after a restart of the server the first use finds a new connection
         connect_args={
             "connect_timeout": _CONNECT_SECONDS,
-            "tcp_user_timeout": _DEAD_LINK_MS,
+            "tcp_user_timeout": DEAD_LINK_MS,
             "application_name": "moontune",
         },
     )
+    set_at_connect(engine, {"lock_timeout": BUSY_TIMEOUT_MS, "synchronous_commit": "on"})
+    watch_client(engine)
+    return engine
+
+
+def watch_client(engine: Engine) -> None:
+    """Have PostgreSQL notice within seconds that the client of an idle session is gone."""
+    set_at_connect(engine, {f"tcp_keepalives_{key}": value for key, value in _KEEPALIVES.items()})
+
+
+def set_at_connect(engine: Engine, settings: Mapping[str, str | int]) -> None:
+    """Set parameters of each session of PostgreSQL, beside those that its URL may name."""
 
     @event.listens_for(engine, "connect")
-    def set_timeouts(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
-        connection.execute("SET synchronous_commit = on")
+    def set_all(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        for name, value in settings.items():
+            connection.execute(f"SET {name} = {value}")
         connection.commit()
-
-    return engine

@@ -65,6 +65,70 @@ def test_who_lost_the_database_to_another_is_told(config: ServerConfig) -> None:
         assert lost.wait(10)
 
 
+@pytest.fixture
+def cut_off(config: ServerConfig):
+    """An owner whose connection broke, and what PostgreSQL still keeps of it."""
+    owner = ownership._Owner(config.resolved_database_url)
+    owner.take()
+    kept, owner._connection = owner._connection, None
+    assert kept is not None
+    yield owner, kept
+    owner.ended.set()
+    kept.close()
+    owner.release()
+
+
+def test_an_owner_waits_for_its_own_session_that_is_not_yet_known_to_be_dead(
+    cut_off, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, kept = cut_off
+    take, num_taken, tried = owner.take, 0, threading.Event()
+
+    def counted() -> None:
+        nonlocal num_taken
+        num_taken += 1
+        if num_taken == 3:
+            tried.set()
+        take()
+
+    monkeypatch.setattr(owner, "take", counted)
+    lost: list[str] = []
+    watch = threading.Thread(target=owner.watch, args=(lost.append,))
+    watch.start()
+    assert tried.wait(10)
+    kept.close()
+    with postgres.server().connect(postgres.shared_name()) as look:
+        while not (watch.is_alive() and owner._connection is not None and num_holders(look)):
+            assert not lost
+            threading.Event().wait(0.01)
+    owner.ended.set()
+    watch.join()
+    assert lost == []
+
+
+def test_an_owner_does_not_wait_for_its_own_session_for_ever(
+    cut_off, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, _ = cut_off
+    monkeypatch.setattr(ownership, "RETAKE_SECONDS", 0.0)
+    lost: list[str] = []
+    owner.watch(lost.append)
+    assert len(lost) == 1
+
+
+def test_a_session_of_an_owner_that_says_nothing_ends(
+    config: ServerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its host lost power: no FIN, no RST."""
+    monkeypatch.setattr(ownership, "_SILENT_MS", 50)
+    silent = ownership._Owner(config.resolved_database_url)
+    silent.take()
+    with postgres.server().connect(postgres.shared_name()) as look:
+        while num_holders(look):
+            threading.Event().wait(0.01)
+    silent.release()
+
+
 def num_holders(connection: psycopg.Connection) -> int:
     found = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
     return found.fetchone()[0]  # pyright: ignore[reportOptionalSubscript]
