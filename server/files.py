@@ -36,6 +36,7 @@ _log = structlog.get_logger("server.files")
 
 _ULID_FOLDER = re.compile(r"[0-9A-Z]{26}")
 _TOKEN_BYTES = 6
+_FIRST_WEIGHTS = re.compile(rf"0{{8}}-[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.weights\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,20 @@ class StateFiles:
             if path.is_dir() and _ULID_FOLDER.fullmatch(path.name)
         ]
 
+    def list_begun(self, finetune_id: str) -> list[Path] | None:
+        """Return the files of a finetune that has no more than the weights to start from.
+
+        None if it has others: then it was trained.
+        """
+        paths = list((self._root / finetune_id).iterdir())
+        is_begun = all(_FIRST_WEIGHTS.fullmatch(_without_temporary(path.name)) for path in paths)
+        return paths if is_begun else None
+
+    def remove_begun(self, finetune_id: str, paths: Iterable[Path]) -> None:
+        """Remove the files of such a finetune and its folder."""
+        self.remove(paths)
+        durable.remove_empty(self._root / finetune_id)
+
     def held(self) -> frozenset[str]:
         """Return what begins the names of held files, temporary ones included."""
         return frozenset(self._held)
@@ -193,3 +208,8 @@ def _refusal(full: StorageFull) -> StorageFullError:
 def _stem(path: str) -> str:
     """`.../00000012-a1b2c3d4e5f6.weights.safetensors` -> `00000012-a1b2c3d4e5f6`."""
     return Path(path).name.split(".", maxsplit=1)[0]
+
+
+def _without_temporary(name: str) -> str:
+    """The name that a file has or, while it is written, will have."""
+    return name[1:].removesuffix(".tmp") if name.startswith(".") else name

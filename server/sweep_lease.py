@@ -1,5 +1,7 @@
 """Who reads many files of a data directory keeps the sweeper from removing any of them meanwhile.
 
+So does an import, whose files have no row yet.
+
 A lock file, held shared by readers and alone by a sweep; the kernel frees it whatever way its
 holder ends. A sweep that finds readers is postponed.
 """

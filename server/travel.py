@@ -31,6 +31,7 @@ from server.files import StateFiles
 from server.services.adapters import living_finetune
 from server.services.checkpoints import save_origin
 from server.services.finetunes import Start, Wish, create_finetune
+from server.sweep_lease import reading_all
 from server.worker_process import model_options
 
 
@@ -89,6 +90,8 @@ def import_adapter(
 ) -> Arrived:
     """Make a finetune of an exchange file or a PEFT directory; its step 0 is saved at once.
 
+    Until its row is there no server that starts removes its folder, which no row names.
+
     Raises:
         TravelError: Why not; nothing is kept.
     """
@@ -99,7 +102,7 @@ def import_adapter(
         )
     files = StateFiles(config.data_dir)
     start = Start()
-    with _open_database(config) as database:
+    with _open_database(config) as database, reading_all(config.data_dir):
         database.read_blocking(_require_free_name, name)
         path = Path(files.new_weights(start.id))
         facts = {"source": source.absolute(), "weights-path": path}

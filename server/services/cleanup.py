@@ -46,12 +46,39 @@ class Cleanup:
 
     async def sweep_all(self) -> None:
         """At start: remove what an earlier process left behind."""
+        await self._remove_unknown()
         known = await self._database.read(finetunes.list_all_ids)
         for finetune_id in await asyncio.to_thread(self._files.finetune_ids):
             if finetune_id in known:
                 await self._sweep_or_log(finetune_id)
-            else:
-                _log.warning("unknown_finetune_folder_left_alone", finetune_id=finetune_id)
+
+    async def _remove_unknown(self) -> None:
+        """Remove what a create or an import left that died before its row.
+
+        Nobody else is at it: no other server has this directory, and an import has the lease from
+        before its first file until its row is there. What was trained is left alone, and all of it
+        if the database knows no finetune: then it may be the wrong database.
+        """
+        with self._files.sweeping() as may_remove:
+            known = await self._database.read(finetunes.list_all_ids)
+            for finetune_id in await asyncio.to_thread(self._files.finetune_ids):
+                if finetune_id in known:
+                    continue
+                may_go = may_remove and bool(known)
+                if may_go and await asyncio.to_thread(self._remove_begun, finetune_id):
+                    _log.warning("unknown_finetune_folder_removed", finetune_id=finetune_id)
+                else:
+                    _log.warning("unknown_finetune_folder_left_alone", finetune_id=finetune_id)
+
+    def _remove_begun(self, finetune_id: str) -> bool:
+        try:
+            begun = self._files.list_begun(finetune_id)
+            if begun is not None:
+                self._files.remove_begun(finetune_id, begun)
+        except OSError as error:
+            _log.warning("sweep_failed", finetune_id=finetune_id, detail=str(error))
+            return False
+        return begun is not None
 
     async def sweep(self, finetune_id: str) -> int:
         """Remove the files of one finetune that nobody holds and no row needs; return how many."""
