@@ -7,7 +7,7 @@ import asyncio
 from contract import faults
 from contract.work import WorkClass
 from server.db.connection import Database
-from server.domain.delivery import Delivery
+from server.domain.delivery import Delivery, Fate
 from server.domain.errors import ServiceError, StepConflictError
 from server.services.adapters import Adapters
 from server.services.dispatch import Dispatcher
@@ -67,8 +67,10 @@ class Training:
             return await self._answer(identity, order, delivery)
 
         async def answer_once() -> bytes:
-            # The stored answer of a key is given whatever became of an earlier one.
-            return (await self._answer(identity, order, Delivery())).body
+            stored = Delivery()  # with its key, an answer is delivered as soon as it is stored
+            answer = await self._answer(identity, order, stored)
+            stored.settle(Fate.TAKEN)
+            return answer.body
 
         answer = await self._keyed.once(order.keyed, answer_once)
         return TrainAnswer(body=answer.body, is_replayed=answer.is_replayed)

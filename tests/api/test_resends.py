@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from contract.errors import StorageFull
 from server.db.connection import Database
-from server.db.models import TrainRequest
+from server.db.models import Finetune, TrainRequest
 from server.domain.delivery import Fate
-from server.services import ledger
+from server.domain.errors import OverloadedError, StorageFullError
+from server.meters import STEPS_JOINED
+from server.services import keyed, ledger, step_work
 from server.services.ledger import MAX_REPLAYS
+from server.services.step_commit import commit_step
 from tests.api.conftest import Serve
 from tests.service import Service, refusal, until
 from tests.watched import WatchedCall, post_watched, train_watched
@@ -30,6 +34,12 @@ async def trained(service: Service, finetune_id: str, fate: Fate, **changes: Any
 
 def steps_computed(service: Service) -> int:
     return len(service.engine.commands("train_step"))
+
+
+def num_joined(service: Service) -> float:
+    """How many calls joined another one."""
+    samples = service.app.state.services.meters.stats().samples
+    return sum(sample.value for sample in samples if sample.name == STEPS_JOINED.name)
 
 
 def rows(service: Service) -> list[tuple[int, str, int | None]]:
@@ -51,7 +61,7 @@ async def test_a_request_that_runs_is_joined_by_its_like(service: Service) -> No
     finetune_id = await service.create()
     service.engine.gate.clear()
     calls = [train_watched(service, finetune_id) for _ in range(3)]
-    await until(lambda: service.engine.num_running == 1)
+    await until(lambda: num_joined(service) == 2)
     service.engine.gate.set()
     answers = [await call.answered() for call in calls]
     assert {answer.content for answer in answers} == {answers[0].content}
@@ -81,11 +91,16 @@ async def test_what_was_refused_is_judged_afresh(service: Service) -> None:
 async def test_joined_calls_share_a_refusal(service: Service) -> None:
     finetune_id = await service.create()
     service.engine.gate.clear()
+    first = train_watched(service, finetune_id, lr=0.1)
+    await until(lambda: service.engine.num_running == 1)
     service.engine.faults.append(StorageFull("No space."))
     calls = [train_watched(service, finetune_id) for _ in range(2)]
+    await until(lambda: num_joined(service) == 1)
     service.engine.gate.set()
+    await first.answered()
+    first.delivery.settle(Fate.TAKEN)
     assert [(await call.answered()).status for call in calls] == [507, 507]
-    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 1
+    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 2
 
 
 # --- done
@@ -117,7 +132,7 @@ async def test_of_several_connections_one_that_took_it_is_enough(service: Servic
     finetune_id = await service.create()
     service.engine.gate.clear()
     calls = [train_watched(service, finetune_id) for _ in range(3)]
-    await until(lambda: service.engine.num_running == 1)
+    await until(lambda: num_joined(service) == 2)
     service.engine.gate.set()
     for call, fate in zip(calls, (Fate.LEFT, Fate.TAKEN, Fate.LEFT), strict=True):
         (await call.answered()).delivery.settle(fate)
@@ -184,6 +199,78 @@ async def test_equal_requests_of_two_finetunes_have_nothing_in_common(service: S
     one, other = await service.create("one"), await service.create("other")
     await trained(service, one, Fate.LEFT)
     assert (await trained(service, other, Fate.TAKEN)).is_replayed is False
+
+
+async def test_a_replay_needs_no_write(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    finetune_id = await service.create()
+    await trained(service, finetune_id, Fate.LEFT)
+    database: Database = service.app.state.services.database
+
+    async def full(*_: Any, **__: Any) -> Any:
+        raise StorageFullError("The disk is full.")
+
+    monkeypatch.setattr(database, "write", full)
+    for _ in range(3):
+        again = await trained(service, finetune_id, Fate.LEFT)
+        assert (again.json["step"], again.is_replayed) == (1, True)
+
+
+async def test_a_commit_that_only_seemed_to_fail_is_found_by_the_resend(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_work, "COMMIT_SECONDS", 0.0)
+    finetune_id = await service.create()
+    database: Database = service.app.state.services.database
+    write = database.write
+
+    async def commit_and_break_off(work: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await write(work, *args, **kwargs)
+        if work is commit_step:
+            monkeypatch.setattr(database, "write", write)
+            raise OverloadedError("The connection broke.")
+        return result
+
+    monkeypatch.setattr(database, "write", commit_and_break_off)
+    assert (await trained(service, finetune_id, Fate.TAKEN)).status == 503
+    again = await trained(service, finetune_id, Fate.TAKEN)
+    assert (again.json["step"], again.is_replayed) == (1, True)
+    assert steps_computed(service) == 1
+
+
+async def test_a_busy_database_does_not_cost_a_step_that_was_computed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_work, "COMMIT_PAUSE_SECONDS", 0.001)
+    finetune_id = await service.create()
+    database: Database = service.app.state.services.database
+    write, refusals = database.write, [OverloadedError("Busy.")] * 3
+
+    async def write_later(work: Any, *args: Any, **kwargs: Any) -> Any:
+        if work is commit_step and refusals:
+            raise refusals.pop()
+        return await write(work, *args, **kwargs)
+
+    monkeypatch.setattr(database, "write", write_later)
+    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 1
+    assert (refusals, steps_computed(service)) == ([], 1)
+
+
+async def test_twins_of_a_request_for_nothing_are_all_told_so(service: Service) -> None:
+    calls = [train_watched(service, "01ARZ3NDEKTSV4RRFFQ69G5FAV") for _ in range(8)]
+    assert [(await call.answered()).status for call in calls] == [404] * 8
+
+
+async def test_memory_answers_for_no_finetune_that_is_gone(service: Service) -> None:
+    finetune_id = await service.create()
+    await trained(service, finetune_id, Fate.LEFT)
+    database: Database = service.app.state.services.database
+
+    def delete(session: Session) -> None:  # as another process would
+        finetune = session.scalars(select(Finetune).where(Finetune.id == finetune_id)).one()
+        finetune.deleted_at_ms = 1
+
+    await database.write(delete)
+    assert (await trained(service, finetune_id, Fate.TAKEN)).status == 404
 
 
 # --- the ledger
@@ -308,6 +395,24 @@ async def test_a_key_with_another_body_is_refused_also_while_the_first_runs(
     answer = await service.train(finetune_id, idempotency_key="a", lr=0.1)
     refusal(answer, 409, "idempotency_key_reused")
     assert steps_computed(service) == 1
+
+
+async def test_of_two_bodies_with_one_key_at_once_one_is_refused(service: Service) -> None:
+    finetune_id = await service.create()
+    calls = [train_watched(service, finetune_id, idempotency_key="a", lr=lr) for lr in (0.1, 0.2)]
+    assert sorted([(await call.answered()).status for call in calls]) == [200, 409]
+    assert steps_computed(service) == 1
+
+
+async def test_a_key_is_forgotten_after_a_week_and_not_before(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune_id, day_ms = await service.create(), 24 * 3600 * 1000
+    now = keyed.now_ms()
+    for days, step in ((0, 1), (6, 1), (8, 2), (9, 2)):
+        monkeypatch.setattr(keyed, "now_ms", lambda days=days: now + days * day_ms)
+        answer = await service.train(finetune_id, idempotency_key="a")
+        assert answer.json()["step"] == step
 
 
 async def test_a_refused_call_frees_its_key(service: Service) -> None:

@@ -13,7 +13,7 @@ from tests.api.conftest import Serve
 from tests.factories import make_request
 from tests.fakes import FakeEngine
 from tests.leaving import send_and_leave
-from tests.service import Service, refusal, until
+from tests.service import Service, until
 
 pytestmark = pytest.mark.anyio
 
@@ -135,8 +135,8 @@ async def test_a_refused_orphan_is_judged_afresh(serve: Serve) -> None:
         await until(lambda: service.dispatcher.num_waiting == 1)
         left.set()
         await call
-        await until(lambda: service.dispatcher.num_waiting == 0)
-        refusal(await service.post(ROLLOUTS, body), 503, "starting")
+        lingering = service.app.state.services.rollouts._lingering
+        await until(lambda: lingering.num_orphans == 0)
         engine.state = "ready"
         assert (await service.post(ROLLOUTS, body)).status_code == 200
 

@@ -42,6 +42,7 @@ class Watching:
     fates: asyncio.Queue[Fate | None] = field(default_factory=asyncio.Queue)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     body: bytes = b"ok"
+    has_read: bool = False
     is_watched: bool = True
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -51,6 +52,7 @@ class Watching:
             delivery.when_known(lambda _: self.fates.put_nowait(delivery.fate))
         while (await receive()).get("more_body"):
             pass
+        self.has_read = True
         await self.may_answer.wait()
         headers = [(b"content-length", str(len(self.body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -84,10 +86,11 @@ async def watching(anyio_backend: str) -> AsyncIterator[Watching]:
     await serving
 
 
-def request(*, close: bool = True) -> bytes:
+def request(*, close: bool = True, num_bytes: int = 2) -> bytes:
     connection = "close" if close else "keep-alive"
-    head = f"POST / HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\nContent-Length: 2\r\n\r\n"
-    return head.encode() + b"hi"
+    length = f"Content-Length: {num_bytes}"
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\n{length}\r\n\r\n"
+    return head.encode() + bytes(num_bytes)
 
 
 async def connect(watching: Watching) -> socket.socket:
@@ -125,6 +128,8 @@ async def test_a_close_after_reading_is_taken(watching: Watching) -> None:
 async def test_our_side_waits_for_the_close_of_the_peer(watching: Watching) -> None:
     client = await ask(watching)
     await read(client, watching)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 0.2)
     assert watching.fates.empty()
     client.close()
     assert await watching.fate() is Fate.TAKEN
@@ -145,6 +150,39 @@ async def test_a_close_before_the_answer_is_not_taken(watching: Watching) -> Non
     client.close()
     assert await watching.fate() is Fate.LEFT
     watching.may_answer.set()
+
+
+async def test_a_close_after_a_large_body_is_seen_while_the_answer_is_made(
+    watching: Watching,
+) -> None:
+    watching.may_answer.clear()
+    client = await connect(watching)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(client, request(num_bytes=300_000))
+    await until(lambda: watching.has_read)
+    client.close()
+    assert await watching.fate() is Fate.LEFT  # although the answer was never begun
+    watching.may_answer.set()
+
+
+async def test_a_close_that_only_the_kernel_knows_of_is_seen_before_the_send(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "_kernel_view", lambda _: (8, 0))  # CLOSE_WAIT, all acknowledged
+    client = await ask(watching)
+    assert await watching.fate() is Fate.LEFT
+    client.close()
+
+
+async def test_an_end_is_announced_on_connections_that_are_kept(watching: Watching) -> None:
+    watching.may_answer.clear()
+    client = await ask(watching, close=False)
+    await until(lambda: watching.has_read)
+    watching.server.should_exit = True
+    await until(lambda: not watching.server.servers[0].is_serving())
+    watching.may_answer.set()
+    assert b"connection: close" in (await read(client, watching)).lower()
+    client.close()
 
 
 async def test_a_close_with_the_answer_unread_is_a_reset(watching: Watching) -> None:

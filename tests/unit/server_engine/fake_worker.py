@@ -213,7 +213,11 @@ def main() -> None:
     if options.at_start == "mute":
         threading.Event().wait()
     worker.say(kind="loading", text="loading shard 1 of 1")
-    canary = str(options.epoch) if options.at_start == "other_canary" else ""
+    canary = ""
+    if options.at_start == "other_canary":
+        canary = str(options.epoch)
+    elif options.at_start == "odd_first_canary":
+        canary = "odd" if options.epoch == 1 else "right"
     if options.at_start == "wrong_epoch":
         worker.say(kind="ready", epoch=options.epoch + 1, model=to_plain(MODEL))
     else:

@@ -17,7 +17,7 @@ from contract.groups import SFTGroup, TrainOptions
 from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels, QueryRequest, QueryTarget, Settings
 from contract.stats import EngineStats, Sample
-from server import dialogue
+from server import dialogue, engine_client
 from server.domain.engine_status import EngineStatus, WorkerDiedError
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.restarts import RestartSchedule
@@ -516,3 +516,34 @@ async def test_a_worker_that_computes_otherwise_gets_no_call(make_client: Client
     os.kill(int(await ask(client, "pid")), signal.SIGKILL)
     await until(lambda: any("computes otherwise" in status.detail for status in seen))
     assert client.status().state != "ready"
+
+
+async def test_two_workers_that_agree_against_the_first_are_believed(
+    make_client: ClientFactory,
+) -> None:
+    client = make_client("odd_first_canary")
+    await client.start()
+    os.kill(int(await ask(client, "pid")), signal.SIGKILL)
+    # The second one alone is not believed.
+    await until(lambda: client.status().num_starts == 3 and client.status().state == "ready")
+    assert await ask(client, "hello") == "hello"
+
+
+async def test_a_database_that_gives_no_number_is_no_failed_start(
+    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_client, "EPOCH_PAUSE_SECONDS", 0.001)
+    numbers = iter([None, None, 7])
+    seen: list[EngineStatus] = []
+
+    def next_epoch() -> int:
+        number = next(numbers)
+        if number is None:
+            raise OSError("busy")
+        return number
+
+    client = make_client(next_epoch=next_epoch, on_status=seen.append)
+    await client.start()
+    assert await ask(client, "hello") == "hello"
+    assert (client.status().num_starts, client.status().epoch) == (1, 7)
+    assert "no number yet: busy" in seen[0].detail
