@@ -21,6 +21,7 @@ WRITE_LOCK = 0x6D6F6F6E_77726974
 
 _CONNECT_SECONDS = 3
 _DEAD_LINK_MS = 10_000
+_SILENT_TRANSACTION_MS = 10_000
 _WAL_KEPT_BYTES = 16 << 20
 
 
@@ -100,6 +101,8 @@ def _postgresql(url: str, *, size: int) -> Engine:
     def set_timeouts(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
         connection.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("SET synchronous_commit = on")
+        # A dead link must not keep the write lock until the server's keep-alive finds it, in hours.
+        connection.execute(f"SET idle_in_transaction_session_timeout = {_SILENT_TRANSACTION_MS}")
         connection.commit()
 
     return engine

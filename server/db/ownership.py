@@ -1,7 +1,8 @@
 """One server per PostgreSQL database: an advisory lock on a connection of its own.
 
-The lock lives as long as its connection. Should that break, it is taken again at once; when another
-server was faster, `on_loss` is called and we stop. A SQLite database is owned with its directory.
+The lock lives as long as its connection. When that is found broken, it is taken again at once; when
+another server was faster, `on_loss` is called and we stop. The database may notice later than we
+that a connection broke: then it is still ours. A SQLite database is owned with its directory.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ LOOK_SECONDS = 2.0
 _MAX_NAME_BYTES = 63  # PostgreSQL cuts application names there
 _log = structlog.get_logger("server.ownership")
 
-_TRY = text("SELECT pg_try_advisory_lock(:number)")
+_TRY = text("SELECT pg_try_advisory_lock(:number), pg_backend_pid()")
 _HOLDER = text(
-    "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid)"
+    "SELECT pid, application_name FROM pg_stat_activity JOIN pg_locks USING (pid)"
     " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
     " AND classid::bigint = :high AND objid::bigint = :low"
 )
@@ -73,25 +74,35 @@ class _Owner:
     """The connection that holds the lock."""
 
     def __init__(self, url: str):
-        self._engine = _engine(url)
+        self._name = _name()
+        self._engine = _engine(url, self._name)
         self._connection: Connection | None = None
+        self._backend: tuple[int, str] | None = None
         self.ended = threading.Event()
 
-    def take(self) -> None:
-        """Take the lock.
+    def take(self) -> bool:
+        """Take the lock; return whether we have it, which may take the end of a broken connection.
 
         Raises:
             NotOwnerError: Somebody else has it.
         """
         connection = self._engine.connect()
-        if connection.execute(_TRY, {"number": OWNER_LOCK}).scalar_one():
-            self._connection = connection
-            return
-        words = {"high": OWNER_LOCK >> 32, "low": OWNER_LOCK & 0xFFFFFFFF}
-        holder = connection.execute(_HOLDER, words).scalar()
-        connection.close()
+        try:
+            is_ours, backend_pid = connection.execute(_TRY, {"number": OWNER_LOCK}).one()
+            if is_ours:
+                self._backend = (backend_pid, self._name)
+                self._connection = connection
+                return True
+            words = {"high": OWNER_LOCK >> 32, "low": OWNER_LOCK & 0xFFFFFFFF}
+            holder = connection.execute(_HOLDER, words).one_or_none()
+        finally:
+            if self._connection is not connection:
+                connection.close()
+        if holder is not None and tuple(holder) == self._backend:
+            return False
         raise NotOwnerError(
-            f"The database belongs to a running server ({holder or 'that has just ended'}); stop"
+            f"The database belongs to a running server"
+            f" ({holder.application_name if holder else 'that has just ended'}); stop"
             " that server or choose another MOONTUNE_DATABASE_URL."
         )
 
@@ -99,17 +110,24 @@ class _Owner:
         """Look again and again whether the lock is still ours, until told to end."""
         while not self.ended.wait(LOOK_SECONDS):
             try:
-                if self._connection is None:
-                    self.take()
-                    _log.info("database_owned_again")
-                else:
-                    self._connection.execute(text("SELECT 1"))
+                self._hold()
             except NotOwnerError as error:
                 on_loss(str(error))
                 return
             except SQLAlchemyError as error:
-                _log.warning("database_lost", detail=str(error.args[0]).splitlines()[0])
+                _log.warning("database_away", detail=_reason(error))
+
+    def _hold(self) -> None:
+        """Take the lock again unless it is still ours."""
+        if self._connection is not None:
+            try:
+                self._connection.execute(text("SELECT 1"))
+                return
+            except SQLAlchemyError as error:
+                _log.warning("database_lost", detail=_reason(error))
                 self.release()
+        if self.take():
+            _log.info("database_owned_again")
 
     def release(self) -> None:
         """Close the connection, which frees the lock."""
@@ -120,15 +138,24 @@ class _Owner:
         self._engine.dispose()
 
 
-def _engine(url: str) -> Engine:
-    """Outside of transactions; its name says who we are, for others that would own it."""
+def _name() -> str:
+    """Who we are, for others that would own it."""
     name = f"moontune process {os.getpid()} started {timestamp()} on {socket.gethostname()}"
+    return name.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(error.args[0]).splitlines()[0]
+
+
+def _engine(url: str, name: str) -> Engine:
+    """Outside of transactions."""
     return create_engine(
         url,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         connect_args={
-            "application_name": name.encode()[:_MAX_NAME_BYTES].decode(errors="ignore"),
+            "application_name": name,
             "connect_timeout": 3,
         },
     )

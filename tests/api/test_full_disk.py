@@ -9,7 +9,7 @@ import pytest
 from contract import disk
 from contract.errors import StorageFull
 from server import logs
-from server.db import connection
+from server.db import trouble
 from tests.service import refusal
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +69,7 @@ async def test_a_disk_that_ends_in_the_middle_says_what_was_needed(service):
     assert (await service.train(finetune)).json()["step"] == 1
 
 
+@pytest.mark.database("sqlite")
 async def test_a_database_without_room_says_so(service, monkeypatch):
     """Pages of the database are limited where they are, as a full disk would."""
     database = service.app.state.services.database
@@ -76,7 +77,7 @@ async def test_a_database_without_room_says_so(service, monkeypatch):
     def limit(session, pages: int) -> None:
         session.connection().exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
-    monkeypatch.setattr(connection, "storage_full", _known_free)
+    monkeypatch.setattr(trouble, "storage_full", _known_free)
     finetune = await service.create()
     await database.write(limit, 1)  # SQLite takes the present size
     numbers = {f"metric{n}": float(n) for n in range(100)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -63,6 +65,33 @@ def test_who_lost_the_database_to_another_is_told(config: ServerConfig) -> None:
             taken = other.execute("SELECT pg_try_advisory_lock(%s)", (ownership.OWNER_LOCK,))
             is_ours = bool(taken.fetchone()[0])  # pyright: ignore[reportOptionalSubscript]
         assert lost.wait(10)
+
+
+def test_a_lock_that_our_own_broken_connection_still_has_is_waited_for(
+    config: ServerConfig,
+) -> None:
+    owner = ownership._Owner(config.resolved_database_url)
+    with postgres.server().connect(postgres.shared_name()) as look:
+        assert owner.take()
+        ((backend_pid,),) = look.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
+        os.kill(backend_pid, signal.SIGSTOP)  # as if it had not heard yet that the link is cut
+        try:
+            _cut_link(owner)
+            owner._hold()
+            assert num_holders(look) == 1
+        finally:
+            os.kill(backend_pid, signal.SIGCONT)
+        while not owner.take():
+            threading.Event().wait(0.01)
+        owner.release()
+
+
+def _cut_link(owner: ownership._Owner) -> None:
+    assert owner._connection is not None
+    link = owner._connection.connection.dbapi_connection
+    assert isinstance(link, psycopg.Connection)
+    with socket.socket(fileno=os.dup(link.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def num_holders(connection: psycopg.Connection) -> int:
