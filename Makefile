@@ -19,10 +19,12 @@ SDK_VERSION := 2.6.1
 # Tests and demos compare numbers: one thread each, so that a busy machine changes nothing but the time.
 ONE_THREAD := OMP_NUM_THREADS=1
 
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
+
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
+.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
         constraints docs revision clean
 
 help: ## print these commands
@@ -45,7 +47,14 @@ endif
 # The server that the database, API and migration tests use besides SQLite; without it they skip.
 postgres: ## PostgreSQL's programs, by apt-get, unless they are there (as root)
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || \
-	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql; }
+	  { apt-get update -q && $(APT_INSTALL) postgresql; }
+
+# What single bars need besides: PostgreSQL, a clock that jumps, and the order of system calls.
+# They are skipped where it cannot be installed, and say so.
+chaos-programs:
+	-@$(MAKE) --no-print-directory postgres
+	-@command -v faketime >/dev/null || { apt-get update -q && $(APT_INSTALL) faketime; }
+	-@command -v strace >/dev/null || { apt-get update -q && $(APT_INSTALL) strace; }
 
 setup-bench: setup ## add what benchmarks compare against
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench,postgres]'
@@ -66,7 +75,7 @@ test-fast: setup ## unit and property tests
 bars: setup ## a sample of the bars of reliability (ten minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos commit
 
-chaos: setup ## every bar of reliability at its full count, with a report (an hour)
+chaos: setup chaos-programs ## every bar of reliability at its full count, with a report (an hour)
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos full --report $(CHAOS_REPORT).json; status=$$?; \
 	$(BIN)/python -m tests.chaos.render $(CHAOS_REPORT).json $(CHAOS_REPORT).md; exit $$status
 

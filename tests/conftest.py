@@ -36,6 +36,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database_kind", kinds, indirect=True)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that are about a database that was not asked for."""
+    marks = [(item, item.get_closest_marker("database")) for item in items]
+    others = [item for item, mark in marks if mark and not {*mark.args} & {*databases.chosen}]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
 @pytest.fixture
 def database_kind(request: pytest.FixtureRequest) -> str:
     """`sqlite` or `postgresql`; skips where there is no such server."""

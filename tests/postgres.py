@@ -30,10 +30,15 @@ _FAST = ("fsync=off", "full_page_writes=off", "autovacuum=off", "max_connections
 
 
 class PostgresServer:
-    """One server; `start` after `stop` brings the same data back."""
+    """One server; `start` after `stop` brings the same data back.
 
-    def __init__(self, programs: Path):
+    Args:
+        settings: Such as `fsync=off`, beside the default ones.
+    """
+
+    def __init__(self, programs: Path, settings: Sequence[str] = ()):
         self._programs = programs
+        self._settings = tuple(settings)
         self.folder = Path(tempfile.mkdtemp(prefix="moontune-postgres-"))
         self._user = _unprivileged_user()
         if self._user is not None:
@@ -49,7 +54,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start, and return when it answers."""
         log = (self.folder / "log").open("ab")
-        settings = [word for setting in _FAST for word in ("-c", setting)]
+        settings = [word for setting in self._settings for word in ("-c", setting)]
         command = [str(self._programs / "postgres"), "-D", f"{self.folder}/data"]
         command += ["-c", "listen_addresses=", "-k", str(self.folder), *settings]
         with log:
@@ -66,10 +71,14 @@ class PostgresServer:
                     raise
                 time.sleep(0.02)
 
-    def stop(self) -> None:
-        """End it at once, as a crash would: it recovers at the next start. Harmless twice."""
+    def stop(self, number: int = signal.SIGQUIT) -> None:
+        """End it at once, as a crash would: it recovers at the next start. Harmless twice.
+
+        Args:
+            number: The signal; SIGINT ends it as an operator does.
+        """
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
+            self._process.send_signal(number)
             self._process.wait()
             self._process = None
 
@@ -111,15 +120,20 @@ class PostgresServer:
 
 def why_not() -> str | None:
     """Why there can be no server here; None if there can."""
-    return None if _programs() else "PostgreSQL is not installed (.ci/run installs it)"
+    return None if _programs() else "PostgreSQL is not installed (`make postgres` does, as root)"
 
 
 @functools.cache
 def server() -> PostgresServer:
     """The server of this process."""
+    return start_server(_FAST)
+
+
+def start_server(settings: Sequence[str] = ()) -> PostgresServer:
+    """Another server, which is removed when this process ends."""
     programs = _programs()
     assert programs is not None, why_not()
-    made = PostgresServer(programs)
+    made = PostgresServer(programs, settings)
     atexit.register(made.remove)
     made.start()
     return made

@@ -3,9 +3,6 @@
 On both kinds of database a writing transaction begins by taking the one write lock there is, so
 that read-then-write loses no update, whoever else writes: SQLite by BEGIN IMMEDIATE, PostgreSQL by
 an advisory lock that its commit frees. A reading transaction sees one consistent view.
-
-A client may end without a word: its host lost power, or the network. PostgreSQL would keep its
-session, and the write lock, for hours; it is told to look, and to end a transaction that stands.
 """
 
 from __future__ import annotations
@@ -23,12 +20,10 @@ NUM_READERS = 4
 WRITE_LOCK = 0x6D6F6F6E_77726974
 """The number of the advisory lock: "moonwrit"."""
 
-MAX_IDLE_IN_TRANSACTION_MS = 15_000
-"""What a writing transaction may do nothing for, on PostgreSQL."""
-
 DEAD_LINK_MS = 10_000
 _CONNECT_SECONDS = 3
 _KEEPALIVES = {"idle": 5, "interval": 3, "count": 3}  # 14 seconds
+_SILENT_TRANSACTION_MS = 10_000
 _WAL_KEPT_BYTES = 16 << 20
 
 
@@ -45,7 +40,6 @@ def sqlite_readers(url: str) -> Engine:
 def postgresql_writer(url: str) -> Engine:
     """The one connection that writes."""
     engine = _postgresql(url, size=1)
-    set_at_connect(engine, {"idle_in_transaction_session_timeout": MAX_IDLE_IN_TRANSACTION_MS})
 
     @event.listens_for(engine, "begin")
     def take_write_lock(connection: Any) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -104,7 +98,13 @@ def _postgresql(url: str, *, size: int) -> Engine:
             "application_name": "moontune",
         },
     )
-    set_at_connect(engine, {"lock_timeout": BUSY_TIMEOUT_MS, "synchronous_commit": "on"})
+    settings = {
+        "lock_timeout": BUSY_TIMEOUT_MS,
+        "synchronous_commit": "on",
+        # A dead link must not keep the write lock until the server's keep-alive finds it, in hours.
+        "idle_in_transaction_session_timeout": _SILENT_TRANSACTION_MS,
+    }
+    set_at_connect(engine, settings)
     watch_client(engine)
     return engine
 

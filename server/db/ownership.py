@@ -1,9 +1,9 @@
 """One server per PostgreSQL database: an advisory lock on a connection of its own.
 
-The lock lives as long as its connection. Should that break, it is taken again at once; when another
-server was faster, `on_loss` is called and we stop. PostgreSQL may not know yet that the connection
-broke: a session that says nothing for `_SILENT_MS` ends, and so long we wait for our own. A SQLite
-database is owned with its directory.
+The lock lives as long as its connection. When that is found broken, it is taken again at once; when
+another server was faster, `on_loss` is called and we stop. The database may notice later than we
+that a connection broke: then it is still ours, until a session that is silent for `_SILENT_MS` is
+ended. A SQLite database is owned with its directory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Generator
 
 import structlog
@@ -28,15 +27,11 @@ OWNER_LOCK = 0x6D6F6F6E_6F776E72
 """The number of the advisory lock: "moonownr"."""
 
 LOOK_SECONDS = 2.0
-RETAKE_SECONDS = 30.0
-"""How long the lock may belong to our own session that broke."""
-
 _SILENT_MS = 20_000
 _MAX_NAME_BYTES = 63  # PostgreSQL cuts application names there
 _log = structlog.get_logger("server.ownership")
 
-_OWN_PID = text("SELECT pg_backend_pid()")
-_TRY = text("SELECT pg_try_advisory_lock(:number)")
+_TRY = text("SELECT pg_try_advisory_lock(:number), pg_backend_pid()")
 _HOLDER = text(
     "SELECT pid, application_name FROM pg_stat_activity JOIN pg_locks USING (pid)"
     " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
@@ -46,10 +41,6 @@ _HOLDER = text(
 
 class NotOwnerError(Exception):
     """Another server has the database, or it cannot be reached; the message is a sentence."""
-
-
-class _StillOursError(NotOwnerError):
-    """Our own session has the lock, which broke and is not yet known to be dead."""
 
 
 @contextlib.contextmanager
@@ -86,54 +77,60 @@ class _Owner:
     """The connection that holds the lock."""
 
     def __init__(self, url: str):
-        self._name = _own_name()
+        self._name = _name()
         self._engine = _engine(url, self._name)
         self._connection: Connection | None = None
-        self._session = 0
+        self._backend: tuple[int, str] | None = None
         self.ended = threading.Event()
 
-    def take(self) -> None:
-        """Take the lock.
+    def take(self) -> bool:
+        """Take the lock; return whether we have it, which may take the end of a broken connection.
 
         Raises:
             NotOwnerError: Somebody else has it.
         """
         connection = self._engine.connect()
-        if connection.execute(_TRY, {"number": OWNER_LOCK}).scalar_one():
-            self._session = connection.execute(_OWN_PID).scalar_one()
-            self._connection = connection
-            return
-        words = {"high": OWNER_LOCK >> 32, "low": OWNER_LOCK & 0xFFFFFFFF}
-        found = connection.execute(_HOLDER, words).one_or_none()
-        connection.close()
-        session, holder = found or (None, "that has just ended")
-        is_ours = (session, holder) == (self._session, self._name)
-        raise (_StillOursError if is_ours else NotOwnerError)(
-            f"The database belongs to a running server ({holder}); stop that server or choose"
-            " another MOONTUNE_DATABASE_URL."
+        try:
+            is_ours, backend_pid = connection.execute(_TRY, {"number": OWNER_LOCK}).one()
+            if is_ours:
+                self._backend = (backend_pid, self._name)
+                self._connection = connection
+                return True
+            words = {"high": OWNER_LOCK >> 32, "low": OWNER_LOCK & 0xFFFFFFFF}
+            holder = connection.execute(_HOLDER, words).one_or_none()
+        finally:
+            if self._connection is not connection:
+                connection.close()
+        if holder is not None and tuple(holder) == self._backend:
+            return False
+        raise NotOwnerError(
+            f"The database belongs to a running server"
+            f" ({holder.application_name if holder else 'that has just ended'}); stop"
+            " that server or choose another MOONTUNE_DATABASE_URL."
         )
 
     def watch(self, on_loss: Callable[[str], None]) -> None:
         """Look again and again whether the lock is still ours, until told to end."""
-        last_owned = time.monotonic()
         while not self.ended.wait(LOOK_SECONDS):
             try:
-                if self._connection is None:
-                    self.take()
-                    _log.info("database_owned_again")
-                else:
-                    self._connection.execute(text("SELECT 1"))
-                last_owned = time.monotonic()
-            except _StillOursError as error:
-                if time.monotonic() - last_owned > RETAKE_SECONDS:
-                    on_loss(str(error))
-                    return
+                self._hold()
             except NotOwnerError as error:
                 on_loss(str(error))
                 return
             except SQLAlchemyError as error:
-                _log.warning("database_lost", detail=str(error.args[0]).splitlines()[0])
+                _log.warning("database_away", detail=_reason(error))
+
+    def _hold(self) -> None:
+        """Take the lock again unless it is still ours."""
+        if self._connection is not None:
+            try:
+                self._connection.execute(text("SELECT 1"))
+                return
+            except SQLAlchemyError as error:
+                _log.warning("database_lost", detail=_reason(error))
                 self.release()
+        if self.take():
+            _log.info("database_owned_again")
 
     def release(self) -> None:
         """Close the connection, which frees the lock."""
@@ -144,10 +141,14 @@ class _Owner:
         self._engine.dispose()
 
 
-def _own_name() -> str:
-    """Says who we are, for others that would own the database."""
+def _name() -> str:
+    """Who we are, for others that would own it."""
     name = f"moontune process {os.getpid()} started {timestamp()} on {socket.gethostname()}"
     return name.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(error.args[0]).splitlines()[0]
 
 
 def _engine(url: str, name: str) -> Engine:

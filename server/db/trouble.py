@@ -32,7 +32,7 @@ _SQLITE_AWAY = frozenset(
 _PRIMARY_CODE = 0xFF
 
 _DISK_FULL = "53100"
-_AWAY_STATES = frozenset({"55P03"})  # lock_not_available
+_AWAY_STATES = frozenset({"55P03", "25P03"})  # lock_not_available; silent in a transaction
 _AWAY_CLASSES = (
     "08",  # connection
     "40",  # rolled back: deadlock, serialization

@@ -24,6 +24,8 @@ ONE_DATABASE_IS_ENOUGH = True  # This is about queues.
 pytestmark = pytest.mark.anyio
 
 TINY_SECONDS = 0.03
+SHORT_SECONDS = 0.5
+"""Ample for a call that need not wait, on a busy machine and any database."""
 DIED = WorkerUnavailable("The worker died.")
 
 
@@ -70,9 +72,9 @@ async def test_deadlines_while_no_worker_is_ready(serve: Serve, state: Any, code
     engine = FakeEngine()
     engine.state = state
     options = {
-        "rollouts_queue_seconds": TINY_SECONDS,
-        "train_queue_seconds": TINY_SECONDS,
-        "inference_queue_seconds": TINY_SECONDS,
+        "rollouts_queue_seconds": SHORT_SECONDS,
+        "train_queue_seconds": SHORT_SECONDS,
+        "inference_queue_seconds": SHORT_SECONDS,
     }
     async with serve(engine, **options) as service:
         finetune_id = await service.create()
@@ -92,9 +94,9 @@ async def test_deadlines_while_no_worker_is_ready(serve: Serve, state: Any, code
 async def test_deadlines_behind_other_work(serve: Serve) -> None:
     async with serve(
         max_engine_calls=1,
-        rollouts_queue_seconds=TINY_SECONDS,
-        train_queue_seconds=TINY_SECONDS,
-        inference_queue_seconds=TINY_SECONDS,
+        rollouts_queue_seconds=SHORT_SECONDS,
+        train_queue_seconds=SHORT_SECONDS,
+        inference_queue_seconds=SHORT_SECONDS,
     ) as service:
         finetune_id = await service.create()
         service.engine.gate.clear()

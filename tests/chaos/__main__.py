@@ -32,6 +32,7 @@ def main() -> int:
         if bar not in open_bars:
             _say(f"{bar.ID} passed before at this revision")
     has_failed = False
+    skipped: list[str] = []
     if open_bars:
         with Forge(folder) as forge:
             _say(f"micro model of {forge.num_parameters} parameters, data in {folder}")
@@ -46,6 +47,9 @@ def main() -> int:
                 entry = report.add(bar, verdict, seed=seed, seconds=time.monotonic() - started)
                 _say(line_of(entry))
                 has_failed |= bool(verdict.violations)
+                skipped += [f"{bar.ID}: {sentence}" for sentence in verdict.skipped]
+    if skipped:
+        _say("\n    ".join(["skipped in this run:", *skipped]))
     if has_failed or arguments.keep:
         _say(f"data and logs are kept in {folder}")
     else:

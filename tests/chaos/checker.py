@@ -3,7 +3,7 @@
     answered is a subset of applied; each applied step belongs to one call; with no call abandoned
     applied equals answered; the order of a client is the order of its steps; nothing in the ledger
     still runs; every file that counts is there with its SHA-256; no file is there that does not
-    count; SQLite finds itself in order; weights and optimizer are those of an undisturbed run.
+    count; the database finds itself sound; weights and optimizer are those of an undisturbed run.
 
 It stops the service, starts it once more, since the start is what sweeps, and stops it again.
 """
@@ -11,12 +11,13 @@ It stops the service, starts it once more, since the start is what sweeps, and s
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
 
 from tests.chaos.history import Call, History
 from tests.chaos.service import Service
@@ -38,14 +39,20 @@ OTHER_FOLDERS = ("backups/",)
 
 @dataclass(kw_only=True)
 class Verdict:
-    """What was counted, and every sentence about what must not be; empty is what is wanted."""
+    """What was counted, and every sentence about what must not be; empty is what is wanted.
+
+    Attributes:
+        skipped: What was not tried, and why; a sentence each.
+    """
 
     figures: dict[str, Any] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     def add(self, other: Verdict) -> None:
         """Take another verdict in: numbers are summed."""
         self.violations += other.violations
+        self.skipped += other.skipped
         for name, value in other.figures.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self.figures[name] = self.figures.get(name, 0) + value
@@ -65,8 +72,8 @@ class _Finetune:
     id: str
     rank: int
     step: int
-    rows: dict[int, sqlite3.Row]
-    requests: tuple[sqlite3.Row, ...]
+    rows: dict[int, RowMapping]
+    requests: tuple[RowMapping, ...]
 
 
 def check(
@@ -91,8 +98,7 @@ def check(
     service.start(ready=False)
     service.until_healthy()
     verdict.demand(service.stop() == 0, "the API that swept stopped in disorder")
-    with service.database() as database:
-        database.row_factory = sqlite3.Row
+    with service.look() as database:
         _check_database(database, verdict)
         living = _living(database)
         runs = [
@@ -113,39 +119,54 @@ def check(
 
 # --- the database
 
+_CHECK_INDEXES = """
+SELECT bt_index_parent_check(index.oid, heapallindexed => true)
+FROM pg_class AS index JOIN pg_am AS method ON method.oid = index.relam
+WHERE index.relkind = 'i' AND method.amname = 'btree'
+    AND index.relnamespace = 'public'::regnamespace
+"""
+"""Of PostgreSQL: each index is whole, and has every row of its table."""
 
-def _check_database(database: sqlite3.Connection, verdict: Verdict) -> None:
-    sound = [row[0] for row in database.execute("PRAGMA integrity_check")]
-    verdict.demand(sound == ["ok"], f"integrity_check: {sound}")
-    dangling = database.execute("PRAGMA foreign_key_check").fetchall()
-    verdict.demand(not dangling, f"foreign_key_check: {len(dangling)} rows")
+
+def _check_database(database: Connection, verdict: Verdict) -> None:
+    if database.dialect.name == "sqlite":
+        sound = database.execute(text("PRAGMA integrity_check")).scalars().all()
+        verdict.demand(sound == ["ok"], f"integrity_check: {sound}")
+        dangling = database.execute(text("PRAGMA foreign_key_check")).all()
+        verdict.demand(not dangling, f"foreign_key_check: {len(dangling)} rows")
+    else:
+        database.execute(text("CREATE EXTENSION IF NOT EXISTS amcheck"))
+        num_checked = len(database.execute(text(_CHECK_INDEXES)).all())  # raises at damage
+        verdict.demand(num_checked > 0, "amcheck found no index to look at")
     running = database.execute(
-        "SELECT count(*) FROM train_requests WHERE state = 'running'"
-    ).fetchone()[0]
+        text("SELECT count(*) FROM train_requests WHERE state = 'running'")
+    ).scalar_one()
     verdict.demand(running == 0, f"{running} rows of the ledger still run")
 
 
-def _living(database: sqlite3.Connection) -> list[_Finetune]:
-    found = database.execute(
-        "SELECT ordinal, id, rank, step FROM finetunes WHERE deleted_at_ms IS NULL ORDER BY ordinal"
-    ).fetchall()
+def _living(database: Connection) -> list[_Finetune]:
+    found = _rows(
+        database,
+        "SELECT ordinal, id, rank, step FROM finetunes WHERE deleted_at_ms IS NULL"
+        " ORDER BY ordinal",
+    )
+    steps = "SELECT * FROM train_steps WHERE finetune_id = :id"
+    requests = "SELECT * FROM train_requests WHERE finetune_id = :id ORDER BY seq"
     return [
         _Finetune(
-            **dict(row),
-            rows={
-                step["step"]: step
-                for step in database.execute(
-                    "SELECT * FROM train_steps WHERE finetune_id = ?", (row["id"],)
-                )
-            },
-            requests=tuple(
-                database.execute(
-                    "SELECT * FROM train_requests WHERE finetune_id = ? ORDER BY seq", (row["id"],)
-                )
-            ),
+            ordinal=row["ordinal"],
+            id=row["id"],
+            rank=row["rank"],
+            step=row["step"],
+            rows={step["step"]: step for step in _rows(database, steps, id=row["id"])},
+            requests=tuple(_rows(database, requests, id=row["id"])),
         )
         for row in found
     ]
+
+
+def _rows(database: Connection, query: str, **values: Any) -> Sequence[RowMapping]:
+    return database.execute(text(query), values).mappings().all()
 
 
 # --- steps against calls
@@ -200,7 +221,7 @@ def _check_owners(
     name: str,
     step: int,
     owners: list[Call],
-    rows: dict[int, sqlite3.Row],
+    rows: dict[int, RowMapping],
     verdict: Verdict,
     *,
     may_merge: bool,
@@ -250,30 +271,27 @@ def _abandoned(calls: list[Call], fingerprints: dict[int, str], step: int) -> Ca
 # --- files
 
 
-def _pinned(database: sqlite3.Connection, living: list[_Finetune]) -> dict[str, str]:
+def _pinned(database: Connection, living: list[_Finetune]) -> dict[str, str]:
     """Every file that counts, relative to the data directory, with its digest."""
     pinned: dict[str, str] = {}
     kinds = ("weights", "optimizer", "exchange", "origin_weights")
 
-    def pin(row: sqlite3.Row) -> None:
+    def pin(row: RowMapping) -> None:
         for kind in kinds:
-            if f"{kind}_path" in row.keys() and row[f"{kind}_path"] is not None:  # noqa: SIM118
-                pinned[row[f"{kind}_path"]] = row[f"{kind}_digest"]
+            path = row.get(f"{kind}_path")
+            if path is not None:
+                pinned[path] = row[f"{kind}_digest"]
 
+    checkpoints = "SELECT * FROM checkpoints WHERE finetune_id = :id AND deleted_at_ms IS NULL"
+    origins = "SELECT origin_weights_path, origin_weights_digest FROM finetunes WHERE id = :id"
     for finetune in living:
         for step, row in finetune.rows.items():
             if step > finetune.step - NUM_STATES_KEPT:
                 pin(row)
-        for row in database.execute(
-            "SELECT * FROM checkpoints WHERE finetune_id = ? AND deleted_at_ms IS NULL",
-            (finetune.id,),
-        ):
+        for row in _rows(database, checkpoints, id=finetune.id):
             pin(row)
         if finetune.step < NUM_STATES_KEPT:
-            for row in database.execute(
-                "SELECT origin_weights_path, origin_weights_digest FROM finetunes WHERE id = ?",
-                (finetune.id,),
-            ):
+            for row in _rows(database, origins, id=finetune.id):
                 pin(row)
     return pinned
 

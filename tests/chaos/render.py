@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.report import figures_text
+from tests.chaos.report import figures_text, outcome_of
 
 HEAD = """# Chaos: the bars of reliability
 
@@ -31,7 +31,7 @@ def page_of(report: dict[str, Any], source: str) -> str:
         tier=report["tier"],
         machine=report["machine"],
         python=report["python"],
-        num_passed=sum(bar["passed"] for bar in bars),
+        num_passed=sum(outcome_of(bar, failed="failed") == "passed" for bar in bars),
         num_bars=len(bars),
         minutes=sum(bar["seconds"] for bar in bars) / 60,
     )
@@ -40,7 +40,7 @@ def page_of(report: dict[str, Any], source: str) -> str:
 
 
 def _row(bar: dict[str, Any]) -> str:
-    outcome = "passed" if bar["passed"] else "**failed**"
+    outcome = outcome_of(bar, failed="**failed**")
     cells = (bar["id"], bar["title"], outcome, bar["seconds"], bar["seed"], bar["revision"])
     return f"| {' | '.join(map(str, cells))} |\n"
 
@@ -50,6 +50,7 @@ def _section(bar: dict[str, Any]) -> str:
     for name, value in bar["figures"].items():
         told = figures_text(value) if isinstance(value, dict) else _text(value)
         lines.append(f"- {name.replace('_', ' ')}: {told}")
+    lines += [f"- **skipped**: {sentence}" for sentence in bar["skipped"]]
     lines += [f"- **violated**: {violation}" for violation in bar["violations"]]
     return "\n".join(lines) + "\n"
 

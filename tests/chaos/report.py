@@ -33,14 +33,16 @@ class Report:
         entries: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
             old = json.loads(path.read_text())
-            entries = old["bars"] if old["tier"] == tier else {}
+            if old["tier"] == tier:
+                entries = {name: {"skipped": [], **entry} for name, entry in old["bars"].items()}
         return cls(path=path, tier=tier, revision=_revision(), entries=entries)
 
     def has_passed(self, bar_id: str) -> bool:
-        """Whether a bar passed at this very revision; a changed tree is none."""
+        """Whether a bar passed, all of it, at this very revision; a changed tree is none."""
         entry = self.entries.get(bar_id)
         is_clean = not self.revision.endswith("-dirty")
-        return bool(entry and is_clean and entry["passed"] and entry["revision"] == self.revision)
+        is_whole = bool(entry and entry["passed"] and not entry["skipped"])
+        return bool(is_whole and is_clean and entry and entry["revision"] == self.revision)
 
     def add(
         self, bar: ModuleType, verdict: Verdict, *, seed: int, seconds: float
@@ -52,6 +54,7 @@ class Report:
             "passed": not verdict.violations,
             "figures": verdict.figures,
             "violations": verdict.violations,
+            "skipped": verdict.skipped,
             "seconds": round(seconds, 1),
             "seed": seed,
             "revision": self.revision,
@@ -79,11 +82,20 @@ def bar_order(bar_id: str) -> tuple[str, int]:
     return bar_id[0], int(bar_id[1:])
 
 
+def outcome_of(entry: dict[str, Any], *, failed: str) -> str:
+    """`passed`, or `skipped` where nothing was tried, or the word for a failure."""
+    if not entry["passed"]:
+        return failed
+    return "skipped" if entry["skipped"] and not entry["figures"] else "passed"
+
+
 def line_of(entry: dict[str, Any]) -> str:
-    """One line about a bar, then its violations, if there are any."""
-    outcome = "passed" if entry["passed"] else "FAILED"
+    """One line about a bar, then what was skipped and its violations, if there are any."""
+    outcome = outcome_of(entry, failed="FAILED")
     head = f"{entry['id']:>3} {outcome} in {entry['seconds']:.1f} s (seed {entry['seed']})"
-    lines = [f"{head}: {entry['title']}: {figures_text(entry['figures'])}"]
+    figures = figures_text(entry["figures"])
+    lines = [f"{head}: {entry['title']}{figures and f': {figures}'}"]
+    lines += [f"    skipped: {sentence}" for sentence in entry["skipped"]]
     violations = entry["violations"]
     lines += [f"    {violation}" for violation in violations[:MAX_VIOLATIONS_SHOWN]]
     if len(violations) > MAX_VIOLATIONS_SHOWN:

@@ -15,11 +15,14 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections import Counter
-from contextlib import closing, suppress
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from sqlalchemy import Connection, NullPool, create_engine
 
 from server.config import DATABASE_FILE
 from server.ready import read_url
@@ -237,8 +240,19 @@ class Service:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 
+    @contextmanager
+    def look(self) -> Generator[Connection]:
+        """The database, whichever it is, to look at; it may be in use."""
+        engine = create_engine(self.database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            yield connection
+
+    @property
+    def database_url(self) -> str:
+        return self._options.get("database_url") or f"sqlite:///{self.database_path.resolve()}"
+
     def database(self) -> closing[sqlite3.Connection]:
-        """The database, to look at; it may be in use."""
+        """The SQLite database, to look at; it may be in use."""
         return closing(sqlite3.connect(self.database_path, timeout=10.0, isolation_level=None))
 
     @property

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
+
 from tests.chaos.forge import Forge
 from tests.chaos.service import Service
 from tests.chaos.state_files import tensors_digest
@@ -82,12 +84,12 @@ class Undisturbed:
 
 def newest_state(service: Service, finetune_id: str) -> State:
     """What the newest row of a finetune names."""
-    with service.database() as database:
-        row = database.execute(
-            "SELECT weights_path, optimizer_path FROM train_steps WHERE finetune_id = ?"
-            " ORDER BY step DESC LIMIT 1",
-            (finetune_id,),
-        ).fetchone()
+    query = text(
+        "SELECT weights_path, optimizer_path FROM train_steps WHERE finetune_id = :id"
+        " ORDER BY step DESC LIMIT 1"
+    )
+    with service.look() as database:
+        row = database.execute(query, {"id": finetune_id}).one_or_none()
     weights, optimizer = row or (None, None)
     return State(
         weights=weights and tensors_digest(Path(service.data_dir, weights)),

@@ -19,7 +19,7 @@ _SET_BY_US = text(
 def test_a_transaction_that_stands_frees_the_write_lock(
     url: str, other: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "MAX_IDLE_IN_TRANSACTION_MS", 50)
+    monkeypatch.setattr(engines, "_SILENT_TRANSACTION_MS", 50)
     silent = Database(url)
     with silent.writer.connect() as connection:
         connection.begin()
@@ -37,4 +37,4 @@ def test_the_server_looks_after_idle_clients(database: Database) -> None:
         assert names == {f"tcp_keepalives_{key}" for key in ("idle", "interval", "count")}
     with database.writer.connect() as connection:
         name = "idle_in_transaction_session_timeout"
-        assert connection.execute(text(f"SHOW {name}")).scalar() == "15s"
+        assert connection.execute(text(f"SHOW {name}")).scalar() == "10s"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -65,55 +67,23 @@ def test_who_lost_the_database_to_another_is_told(config: ServerConfig) -> None:
         assert lost.wait(10)
 
 
-@pytest.fixture
-def cut_off(config: ServerConfig):
-    """An owner whose connection broke, and what PostgreSQL still keeps of it."""
+def test_a_lock_that_our_own_broken_connection_still_has_is_waited_for(
+    config: ServerConfig,
+) -> None:
     owner = ownership._Owner(config.resolved_database_url)
-    owner.take()
-    kept, owner._connection = owner._connection, None
-    assert kept is not None
-    yield owner, kept
-    owner.ended.set()
-    kept.close()
-    owner.release()
-
-
-def test_an_owner_waits_for_its_own_session_that_is_not_yet_known_to_be_dead(
-    cut_off, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    owner, kept = cut_off
-    take, num_taken, tried = owner.take, 0, threading.Event()
-
-    def counted() -> None:
-        nonlocal num_taken
-        num_taken += 1
-        if num_taken == 3:
-            tried.set()
-        take()
-
-    monkeypatch.setattr(owner, "take", counted)
-    lost: list[str] = []
-    watch = threading.Thread(target=owner.watch, args=(lost.append,))
-    watch.start()
-    assert tried.wait(10)
-    kept.close()
     with postgres.server().connect(postgres.shared_name()) as look:
-        while not (watch.is_alive() and owner._connection is not None and num_holders(look)):
-            assert not lost
+        assert owner.take()
+        ((backend_pid,),) = look.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
+        os.kill(backend_pid, signal.SIGSTOP)  # as if it had not heard yet that the link is cut
+        try:
+            _cut_link(owner)
+            owner._hold()
+            assert num_holders(look) == 1
+        finally:
+            os.kill(backend_pid, signal.SIGCONT)
+        while not owner.take():
             threading.Event().wait(0.01)
-    owner.ended.set()
-    watch.join()
-    assert lost == []
-
-
-def test_an_owner_does_not_wait_for_its_own_session_for_ever(
-    cut_off, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    owner, _ = cut_off
-    monkeypatch.setattr(ownership, "RETAKE_SECONDS", 0.0)
-    lost: list[str] = []
-    owner.watch(lost.append)
-    assert len(lost) == 1
+        owner.release()
 
 
 def test_a_session_of_an_owner_that_says_nothing_ends(
@@ -127,6 +97,14 @@ def test_a_session_of_an_owner_that_says_nothing_ends(
         while num_holders(look):
             threading.Event().wait(0.01)
     silent.release()
+
+
+def _cut_link(owner: ownership._Owner) -> None:
+    assert owner._connection is not None
+    link = owner._connection.connection.dbapi_connection
+    assert isinstance(link, psycopg.Connection)
+    with socket.socket(fileno=os.dup(link.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def num_holders(connection: psycopg.Connection) -> int:

@@ -94,6 +94,24 @@ def test_a_write_waits_for_another_one_and_is_refused_after_a_while(
     hasty.close()
 
 
+@pytest.mark.database("postgresql")
+def test_a_writer_that_fell_silent_loses_the_write_lock(
+    url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_SILENT_TRANSACTION_MS", 1500)
+    silent = Database(url)
+
+    def work(session: Session) -> None:
+        increment(session)
+        session.flush()
+        database.write_blocking(increment)  # waits for less than its own time-out
+
+    with pytest.raises(OverloadedError):
+        silent.write_blocking(work)
+    assert database.read_blocking(count) == 1
+    silent.close()
+
+
 @pytest.mark.anyio
 async def test_a_full_disk_is_said_and_changes_nothing(
     database: Database, database_kind: str

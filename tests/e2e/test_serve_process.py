@@ -19,6 +19,7 @@ import pytest
 
 from server.children import CODE_ROOT, module_environment
 from server.ready import read_url
+from tests import databases
 
 pytestmark = pytest.mark.e2e
 
@@ -33,11 +34,12 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     servers: list[Server] = []
 
     def start(*, port: int = 0, at_start: str = "", data_dir: Path = tmp_path / "data") -> Server:
+        url = databases.whole_system_url(data_dir)
         server = subprocess.Popen(
             [sys.executable, str(SERVE), str(data_dir), str(port), at_start],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=module_environment(),
+            env={**module_environment(), **({"MOONTUNE_DATABASE_URL": url} if url else {})},
             text=True,
         )
         servers.append(server)

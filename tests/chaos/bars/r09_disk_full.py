@@ -63,7 +63,9 @@ def run(bench: Bench) -> Verdict:
         (folder / "template").mkdir()
         template = migrated(folder / "template")
         if not _can_mount(folder):
-            verdict.figures["skipped"] = "no tmpfs: not root, or no mounts allowed here"
+            verdict.skipped.append(
+                "a disk that is really full, for want of a tmpfs: not root, or no mounts allowed"
+            )
             _without_tmpfs(folder, template, bench, verdict)
             return verdict
         with _disk(folder / "undisturbed", AMPLE_KIB) as disk:

@@ -164,7 +164,7 @@ def _fail_one(
 
 def _system_calls(folder: Path, template: Path, verdict: Verdict) -> None:
     if shutil.which("strace") is None:
-        verdict.figures["strace"] = "skipped: not installed"
+        verdict.skipped.append("the order of system calls: strace is not installed")
         return
     data_dir, log = folder / "traced", folder / "strace.log"
     _new_data_dir(data_dir, template)
@@ -176,7 +176,7 @@ def _system_calls(folder: Path, template: Path, verdict: Verdict) -> None:
         command, env=module_environment(), check=False, capture_output=True, text=True
     )
     if ended.returncode != 0:
-        verdict.figures["strace"] = f"skipped: {ended.stderr.strip()[-120:]}"
+        verdict.skipped.append(f"the order of system calls: {ended.stderr.strip()[-120:]}")
         return
     events = _events(log.read_text())
     last = max((i for i, event in enumerate(events) if event == "answer"), default=None)

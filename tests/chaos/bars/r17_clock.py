@@ -36,10 +36,10 @@ MAX_SECONDS = 240.0
 
 def run(bench: Bench) -> Verdict:
     if not bench.is_full:
-        return Verdict(figures={"skipped": "in the full tier; tests/api/test_clock.py beside it"})
+        return Verdict(skipped=["a clock that jumps: full tier only; tests/api has a small one"])
     library = next(iter(_libraries()), None)
     if library is None:
-        return Verdict(figures={"skipped": "Debian's package faketime is not installed"})
+        return Verdict(skipped=["a clock that jumps: Debian's package faketime is not installed"])
     folder = bench.forge.new_folder("r17")
     folder.mkdir(parents=True)
     clock = folder / "clock"

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from contract.engine import AdapterRef, ExportCheckpoint, FileRef
 from trainer.adapters.lora import Adapter
 from trainer.engine import TrainerEngine
-from trainer.exchange import outgoing
+from trainer.exchange import agreement, outgoing
 from trainer.exchange.agreement import REQUESTS, Prober, compare
 from trainer.exchange.errors import ExchangeError
 from trainer.exchange.exchange_file import STATE_DICT, read_exchange_file, write_exchange_file
@@ -153,6 +154,25 @@ class TestExchangeFile:
         assert 0 < told["max_difference"] <= told["threshold"]
         assert told["max_difference"] < 0.01 * told["max_effect"]
         assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "a.pt.export.json"}
+
+    def test_rounding_that_moves_a_logit_far_refuses_nothing(self, tmp_path, family, monkeypatch):
+        monkeypatch.setattr(outgoing, "ROUNDED_FACTORS", 0.0)
+        monkeypatch.setitem(agreement.ROUNDING, torch.float32, 0.0)  # any rounding is too much
+        told = export_exchange(export_of(family), tmp_path / "a.pt")["agreement"]
+        assert told["max_difference"] > told["threshold"]
+        assert (tmp_path / "a.pt").is_file()
+
+    def test_factors_that_are_no_numbers_are_not_written(self, tmp_path, family):
+        whole = export_of(family)
+        tensors = {
+            name: torch.full_like(tensor, math.inf)
+            for name, tensor in whole.adapter.tensors.items()
+        }
+        config = loaded(family).model.config.text
+        endless = replace(whole, adapter=Adapter(config, whole.adapter.rank, tensors))
+        with pytest.raises(ExchangeError, match="not finite"):
+            export_exchange(endless, tmp_path / "a.pt")
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_file_that_does_something_else_is_not_kept(self, tmp_path, monkeypatch):
         real = outgoing.write_exchange_file
