@@ -24,6 +24,7 @@ from contract.work import WorkClass
 from server.bodies.store import BodyStore
 from server.budget import Budget
 from server.domain.errors import (
+    BatchTooLargeError,
     ImageDecodeError,
     ImageTooLargeError,
     ImageUrlSchemeError,
@@ -107,11 +108,17 @@ class Pictures:
             if found is None:
                 return await work(image.url)
             body, start, stop = found
+            self._refuse_far_too_long(stop - start)
             async with self._at_once:
                 text = await asyncio.to_thread(body.read, start, stop - start)
                 return await work(text.decode())
         except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError) as error:
             raise error.at(image.loc) from error
+
+    def _refuse_far_too_long(self, num_characters: int) -> None:
+        """Before it is read: no white space and no head make so much of a picture."""
+        if num_characters * 3 // 4 > 2 * self._max_file_bytes + 1024:
+            raise ImageTooLargeError(f"The image file is larger than {self._max_file_bytes} bytes.")
 
 
 class CallPictures:

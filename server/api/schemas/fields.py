@@ -78,7 +78,8 @@ def _strip(value: str) -> str:
 
 
 def _check_length(value: Any) -> Any:
-    if isinstance(value, list) and (length := len(cast("list[Any]", value))) > rules.MAX_EXAMPLES:
+    length = len(cast("list[Any]", value)) if isinstance(value, list) else 0
+    if length > rules.MAX_EXAMPLES:
         raise PydanticCustomError(
             "too_long",
             "A list of {length} was sent; no step takes more than {most}",

@@ -21,14 +21,13 @@ def _check_name(name: str) -> str:
 
 def _check_count(value: Any) -> Any:
     """Before each is looked at: a wrong one costs about a kilobyte."""
-    if isinstance(value, dict):
-        count = len(cast("dict[str, Any]", value))
-        if count > rules.MAX_METRICS_PER_CALL:
-            raise PydanticCustomError(
-                "too_long",
-                "{count} metrics were sent; a call takes at most {most}",
-                {"count": count, "most": rules.MAX_METRICS_PER_CALL},
-            )
+    count = len(cast("dict[str, Any]", value)) if isinstance(value, dict) else 0
+    if count > rules.MAX_METRICS_PER_CALL:
+        raise PydanticCustomError(
+            "too_long",
+            "{count} metrics were sent; a call takes at most {most}",
+            {"count": count, "most": rules.MAX_METRICS_PER_CALL},
+        )
     return value
 
 

@@ -118,3 +118,11 @@ async def test_who_cannot_be_looked_at_in_time_is_refused(decoder: Seen, tmp_pat
     own = await received(decoder, tmp_path, data_url(noise("PNG")))
     with pytest.raises(OverloadedError, match="not looked at"):
         await own.measure(within=0.0)
+
+
+async def test_a_text_that_is_far_too_long_is_not_read(decoder: Seen, tmp_path: Path) -> None:
+    own = await received(decoder, tmp_path, "data:image/png;base64," + "A" * 3 * LIMIT)
+    with pytest.raises(ImageTooLargeError, match=f"larger than {LIMIT} bytes") as caught:
+        await own.measure(within=60.0)
+    assert caught.value.loc == ("body", "image_url")
+    assert not decoder.lengths
