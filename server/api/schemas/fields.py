@@ -77,8 +77,13 @@ def _strip(value: str) -> str:
     return stripped
 
 
+def count(value: object) -> int:
+    """How many things a list or an object has; none if it is neither."""
+    return len(cast("list[Any] | dict[str, Any]", value)) if isinstance(value, list | dict) else 0
+
+
 def _check_length(value: Any) -> Any:
-    length = len(cast("list[Any]", value)) if isinstance(value, list) else 0
+    length = count(value)
     if length > rules.MAX_EXAMPLES:
         raise PydanticCustomError(
             "too_long",
