@@ -163,6 +163,12 @@ class ServerConfig(BaseSettings):
         description="Memory for the decoded pictures of rollouts and inference that run; a call"
         " that alone takes more has all of it.",
     )
+    max_call_pixel_bytes: int = Field(
+        4 * _GIB,
+        ge=_MIB,
+        description="Largest memory for the decoded pictures of one call, in bytes (3 a pixel); one"
+        " that needs more is refused.",
+    )
     max_groups: int = Field(
         512, ge=1, le=MAX_EXAMPLES, description="Most groups of one train step."
     )

@@ -44,6 +44,7 @@ class Pictures:
     Args:
         max_step_bytes: Of the pixels of train steps together.
         max_answer_bytes: Of those of rollouts and inference together.
+        max_call_bytes: Of the pixels of one call, which may be more than its class has together.
         max_at_once: Pictures that are read into memory as text and decoded at once.
         max_file_bytes: Of one picture; a larger one is refused by whoever reads all of it.
     """
@@ -55,11 +56,13 @@ class Pictures:
         *,
         max_step_bytes: int,
         max_answer_bytes: int,
+        max_call_bytes: int,
         max_at_once: int,
         max_file_bytes: int,
     ):
         self.steps = Budget(max_step_bytes)
         self.answers = Budget(max_answer_bytes)
+        self.max_call_bytes = max_call_bytes
         self._decoder = decoder
         self._bodies = bodies
         self._max_file_bytes = max_file_bytes
@@ -136,17 +139,26 @@ class CallPictures:
         """Look at the headers; the first faulty picture, by position, refuses the request.
 
         Raises:
+            BatchTooLargeError: Their pixels are more than one call may have.
             OverloadedError: It took longer than `within` seconds; other calls came first.
             ServiceError: One of the decoder's refusals, pointing at the place in the request.
         """
         try:
             async with asyncio.timeout(within):
-                self.num_bytes = sum(await self._each(self._pictures.measure))
+                sizes = await self._each(self._pictures.measure)
         except TimeoutError:
             raise OverloadedError(
                 f"{len(self._images)} pictures of the call were not looked at for {within:.0f} s,"
                 " because of those of other calls. Ask again later."
             ) from None
+        self.num_bytes = sum(sizes)
+        if self.num_bytes > self._pictures.max_call_bytes:
+            raise BatchTooLargeError(
+                f"The {len(sizes)} pictures of the call need {self.num_bytes} bytes decoded (3 a"
+                f" pixel); a call may have {self._pictures.max_call_bytes}. This one is the largest"
+                f" with {max(sizes)}. Send fewer or smaller pictures at once.",
+                loc=self._images[sizes.index(max(sizes))].loc,
+            )
 
     @asynccontextmanager
     async def decoded(self, *, within: float) -> AsyncGenerator[list[Pixels]]:

@@ -14,7 +14,12 @@ from PIL import Image
 from contract.work import WorkClass
 from server.bodies.slices import find_cuts
 from server.bodies.store import BodyStore
-from server.domain.errors import ImageTooLargeError, OverloadedError, ServiceError
+from server.domain.errors import (
+    BatchTooLargeError,
+    ImageTooLargeError,
+    OverloadedError,
+    ServiceError,
+)
 from server.images.decoder import ImageDecoder
 from server.services.images import ImageUrl
 from server.services.pictures import CallPictures, Pictures
@@ -59,6 +64,7 @@ async def received(decoder: Seen, folder: Path, url: str) -> CallPictures:
         bodies,
         max_step_bytes=MIB,
         max_answer_bytes=64 * MIB,
+        max_call_bytes=64 * MIB,
         max_at_once=2,
         max_file_bytes=LIMIT,
     )
@@ -126,3 +132,28 @@ async def test_a_text_that_is_far_too_long_is_not_read(decoder: Seen, tmp_path: 
         await own.measure(within=60.0)
     assert caught.value.loc == ("body", "image_url")
     assert not decoder.lengths
+
+
+def several(decoder: Seen, folder: Path, urls: list[str], *, max_call_bytes: int) -> CallPictures:
+    pictures = Pictures(
+        decoder,
+        BodyStore(folder, max_bytes=MIB, max_memory_bytes=MIB, min_free_bytes=0),
+        max_step_bytes=MIB,
+        max_answer_bytes=MIB,
+        max_call_bytes=max_call_bytes,
+        max_at_once=2,
+        max_file_bytes=LIMIT,
+    )
+    images = [ImageUrl(url=url, loc=("body", index)) for index, url in enumerate(urls)]
+    return pictures.of(images, WorkClass.TRAINING)
+
+
+async def test_the_pixels_of_one_call_have_a_limit(decoder: Seen, tmp_path: Path) -> None:
+    sizes = ((10, 10), (30, 20), (20, 20))
+    urls = [data_url(encoded(Image.new("RGB", size), "PNG")) for size in sizes]
+    most = sum(3 * width * height for width, height in sizes)
+    await several(decoder, tmp_path, urls, max_call_bytes=most).measure(within=60.0)
+    with pytest.raises(BatchTooLargeError, match=f"need {most} bytes.*have {most - 1}") as caught:
+        await several(decoder, tmp_path, urls, max_call_bytes=most - 1).measure(within=60.0)
+    assert caught.value.loc == ("body", 1)
+    assert len(caught.value.message) <= 300
