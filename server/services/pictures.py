@@ -79,12 +79,13 @@ class Pictures:
 
     async def measure(self, image: ImageUrl) -> int:
         """How many bytes the pixels of a picture will take."""
-        begin = await self._beginning(image)
-        if begin is not None:
-            try:
-                return await self._decoder.measure(begin)
-            except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError):
-                pass  # its header is longer, it has to be whole to be looked at, or is refused
+        async with self._at_once:
+            begin = await self._beginning(image)
+            if begin is not None:
+                try:
+                    return await self._decoder.measure(begin)
+                except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError):
+                    pass  # its header is longer, it has to be whole to be looked at, or is refused
         return await self._with_text(image, self._decoder.measure)
 
     async def _beginning(self, image: ImageUrl) -> str | None:

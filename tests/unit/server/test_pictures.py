@@ -43,10 +43,16 @@ class Seen(ImageDecoder):
     def __init__(self) -> None:
         super().__init__(num_processes=1, max_bytes=LIMIT, max_pixels=50_000_000)
         self.lengths: list[int] = []
+        self.num_now = self.most_at_once = 0
 
     async def measure(self, image_url: str) -> int:
         self.lengths.append(len(image_url))
-        return await super().measure(image_url)
+        self.num_now += 1
+        self.most_at_once = max(self.most_at_once, self.num_now)
+        try:
+            return await super().measure(image_url)
+        finally:
+            self.num_now -= 1
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ async def decoder(anyio_backend: str) -> AsyncIterator[Seen]:
     await decoder.stop()
 
 
-async def received(decoder: Seen, folder: Path, url: str) -> CallPictures:
+async def received(decoder: Seen, folder: Path, *urls: str) -> CallPictures:
     bodies = BodyStore(folder, max_bytes=1 << 30, max_memory_bytes=64 * MIB, min_free_bytes=0)
     pictures = Pictures(
         decoder,
@@ -68,11 +74,12 @@ async def received(decoder: Seen, folder: Path, url: str) -> CallPictures:
         max_at_once=2,
         max_file_bytes=LIMIT,
     )
-    content = json.dumps({"image_url": url}).encode()
+    content = json.dumps([{"image_url": url} for url in urls]).encode()
     body = await bodies.receive(chunks(content), announced=None, max_bytes=1 << 30, within=1)
-    (cut,) = find_cuts(body)
-    image = ImageUrl(url=str(cut.slice), loc=("body", "image_url"))
-    return pictures.of([image], WorkClass.ROLLOUTS)
+    cuts = find_cuts(body)
+    assert len(cuts) == len(urls)
+    images = [ImageUrl(url=str(cut.slice), loc=("body", "image_url")) for cut in cuts]
+    return pictures.of(images, WorkClass.ROLLOUTS)
 
 
 def noise(format: str, **options: Any) -> bytes:
@@ -157,3 +164,14 @@ async def test_the_pixels_of_one_call_have_a_limit(decoder: Seen, tmp_path: Path
         await several(decoder, tmp_path, urls, max_call_bytes=most - 1).measure(within=60.0)
     assert caught.value.loc == ("body", 1)
     assert len(caught.value.message) <= 300
+
+
+async def test_no_more_pictures_than_set_are_in_memory_to_be_measured(
+    decoder: Seen, tmp_path: Path
+) -> None:
+    picture = noise("PNG")
+    urls = [data_url(picture + bytes([index])) for index in range(8)]
+    own = await received(decoder, tmp_path, *urls)
+    await own.measure(within=60.0)
+    assert len(decoder.lengths) == len(urls)
+    assert decoder.most_at_once == 2
