@@ -94,7 +94,7 @@ class ServerConfig(BaseSettings):
         15.0,
         gt=0,
         description="A connection is dropped whose headers take this long, or that sends nothing"
-        " of its body for this long.",
+        " of its body for this long, or less than 64 KiB of one above 4 MiB.",
     )
 
     # --- storage
