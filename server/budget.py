@@ -47,7 +47,12 @@ class Budget:
         return len(self._waiters)
 
     def try_take(self, amount: int) -> bool:
-        """Take a part at once if nobody waits and it fits; say whether it did."""
+        """Take a part at once if nobody waits and it fits; say whether it did.
+
+        Nothing fits always: who needs no part waits for nobody.
+        """
+        if amount == 0:
+            return True
         if self._waiters or not self._fits(amount):
             return False
         self.used += amount

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.work import WorkClass
+from server.domain.rules import MAX_EXAMPLES
 from server.domain.train_options import OptionsBody
 
 ENV_PREFIX = "MOONTUNE_"
@@ -93,7 +94,7 @@ class ServerConfig(BaseSettings):
         15.0,
         gt=0,
         description="A connection is dropped whose headers take this long, or that sends nothing"
-        " of its body for this long.",
+        " of its body for this long, or less than 64 KiB of one above 4 MiB.",
     )
 
     # --- storage
@@ -162,9 +163,20 @@ class ServerConfig(BaseSettings):
         description="Memory for the decoded pictures of rollouts and inference that run; a call"
         " that alone takes more has all of it.",
     )
-    max_groups: int = Field(512, ge=1, description="Most groups of one train step.")
+    max_call_pixel_bytes: int = Field(
+        4 * _GIB,
+        ge=_MIB,
+        description="Largest memory for the decoded pictures of one call, in bytes (3 a pixel); one"
+        " that needs more is refused.",
+    )
+    max_groups: int = Field(
+        512, ge=1, le=MAX_EXAMPLES, description="Most groups of one train step."
+    )
     max_train_examples: int = Field(
-        4096, ge=1, description="Most rollouts and targets of one train step together."
+        4096,
+        ge=1,
+        le=MAX_EXAMPLES,
+        description="Most rollouts and targets of one train step together.",
     )
     max_generation_tokens: int = Field(
         4096, ge=1, description="Most tokens of one answer; larger wishes are lowered to it."

@@ -68,12 +68,17 @@ class Parsed(Generic[B]):
         return self.stored.fingerprint
 
     async def ordered(self, order: Callable[[B], T]) -> T:
-        """Return what is made of the value, which is given up with the JSON.
-
-        A large one is worked on in a thread.
-        """
+        """Return what is made of the value, which is given up with the JSON."""
         value = self.value
         del self.value, self.tree
+        return await self._worked_on(value, order)
+
+    async def made_of(self, order: Callable[[B], T]) -> T:
+        """Return what is made of the value, which is kept with the JSON."""
+        return await self._worked_on(self.value, order)
+
+    async def _worked_on(self, value: B, order: Callable[[B], T]) -> T:
+        """A large one is worked on in a thread."""
         if self.stored.num_bytes <= SMALL_BODY_BYTES:
             return order(value)
         return await anyio.to_thread.run_sync(order, value)
@@ -132,7 +137,7 @@ class BodyParser:
             )
             await self._take_memory(num_bytes, within)
         try:
-            value, tree = await anyio.to_thread.run_sync(
+            value, tree, ignored = await anyio.to_thread.run_sync(
                 _parse, stored, cuts, model, limiter=limiter
             )
         except BaseException:
@@ -147,7 +152,7 @@ class BodyParser:
             value=value,
             tree=tree,
             stored=stored,
-            ignored_fields=ignored_fields(value),
+            ignored_fields=ignored,
             release=release,
         )
 
@@ -183,7 +188,10 @@ def estimated_json_bytes(stored: StoredBody, cuts: list[Cut]) -> int:
     return 2 * num_bytes + 64 * num_values + 900 * num_objects
 
 
-def _parse(stored: StoredBody, cuts: list[Cut], model: type[B]) -> tuple[B, dict[str, Any]]:
+def _parse(
+    stored: StoredBody, cuts: list[Cut], model: type[B]
+) -> tuple[B, dict[str, Any], list[str]]:
+    """The value of a body, its JSON, and the fields that are ignored; to be done in a thread."""
     text = without(stored, cuts)
     try:
         tree = from_json(text, allow_inf_nan=False)
@@ -201,7 +209,7 @@ def _parse(stored: StoredBody, cuts: list[Cut], model: type[B]) -> tuple[B, dict
         value = model.model_validate(tree)
     except ValidationError as error:
         raise validation_failed(error) from None
-    return value, cast("dict[str, Any]", tree)
+    return value, cast("dict[str, Any]", tree), ignored_fields(value)
 
 
 def _faults(value: Any, loc: Loc, may_have_nul: bool) -> Iterator[FieldFault]:

@@ -38,10 +38,12 @@ async def make_rollouts(
     services: ServicesDep,
 ) -> Response:
     """Sample answers to one request from the newest weights of a finetune."""
-    order = body.value.to_order(
-        fingerprint=body.fingerprint,
-        max_generation_tokens=config.max_generation_tokens,
-        received_at=body.stored.received_at,
+    order = await body.made_of(
+        lambda value: value.to_order(
+            fingerprint=body.fingerprint,
+            max_generation_tokens=config.max_generation_tokens,
+            received_at=body.stored.received_at,
+        )
     )
     made = await services.rollouts.make_rollouts(account, order, caller_left=caller_left)
     return await answer_with_body(_answer(body, made), body)

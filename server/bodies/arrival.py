@@ -74,7 +74,7 @@ class Arrival:
         """Take in what came."""
         self.num_bytes += len(chunk)
         if self.num_bytes > self._num_reserved:  # its length was not announced
-            await self._reserve(self.num_bytes + (_STEP_BYTES if self._num_reserved else 0))
+            await self._grow()
         self._buffer += chunk
         if self._file is None and not self._has_memory(len(chunk)):
             await self._move_to_file()
@@ -113,6 +113,27 @@ class Arrival:
         self._store.num_unwritten_bytes -= self._num_unwritten
         self._store.memory.give_back(self._num_in_memory)
         self._store.room.give_back(self._num_reserved)
+
+    async def _grow(self) -> None:
+        """Have room for more than was known of; only who has none yet waits for it.
+
+        Two that have some and wait for more would wait for each other.
+        """
+        if not self._num_reserved:
+            is_small = self.num_bytes <= NEVER_HELD_BYTES
+            await self._reserve(self.num_bytes + (0 if is_small else _STEP_BYTES))
+            return
+        more = self.num_bytes + _STEP_BYTES - self._num_reserved
+        room = self._store.room
+        if not room.try_take(more):
+            raise OverloadedError(
+                f"The body came without Content-Length and there is no room for the rest of it: the"
+                f" bodies of other calls have {room.used - self._num_reserved} of {room.limit}"
+                f" bytes and {room.num_waiting} more wait, or the disk for them is full. Send its"
+                " length, or ask again later."
+            )
+        self._num_reserved += more
+        self._note_unwritten()
 
     async def _reserve(self, num_bytes: int) -> None:
         if num_bytes <= max(self._num_reserved, NEVER_HELD_BYTES):

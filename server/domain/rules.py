@@ -12,6 +12,7 @@ MAX_ROLLOUTS = 16
 MAX_SPATIAL_REFS = 64
 MAX_GROUND_TRUTH_ENTRIES = 512
 MAX_METRICS_PER_CALL = 100
+MAX_EXAMPLES = 2**16  # of a step, whatever is configured
 MAX_STEP = 2**53 - 1  # exact in JSON readers that know doubles only, and fits a database integer
 DEFAULT_LR = 2e-4
 

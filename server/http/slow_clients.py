@@ -3,7 +3,8 @@
     protocol = guarded(H11Protocol, ConnectionGuard(ConnectionLimits(...)))
 
 A client has a while for its headers, may pause for a while within its body, and for a longer while
-take nothing of its answer. Time in which we do not read (the application holds the body back) does
+take nothing of its answer. Of a large body, which holds room that others wait for, a little has to
+come in each such while. Time in which we do not read (the application holds the body back) does
 not count. Connections beyond the most that may be are not refused, which would break off calls that
 are not resent: nothing is read from them until others have ended.
 
@@ -24,6 +25,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _log = structlog.get_logger("server.http")
 
+LARGE_BODY_BYTES = 4 << 20
+MIN_LARGE_BODY_BYTES = 64 << 10
+"""Of a large body that is not at its end, so much has to come within `body_seconds`."""
+
 LOOKS_PER_LIMIT = 15
 MAX_HELD_PER_PLACE = 4
 """So many times as many connections as there may be are held; the next ones are closed at once."""
@@ -35,7 +40,7 @@ class ConnectionLimits:
 
     Attributes:
         header_seconds: From the connection to the end of its headers.
-        body_seconds: Without a byte of a body that is not at its end.
+        body_seconds: Without a byte of a body that is not at its end; with too few of a large one.
         answer_seconds: Without a byte taken of an answer.
         max_connections: That are read from.
         max_per_address: Of these, from one address.
@@ -148,6 +153,9 @@ class SlowClients(H11Protocol):
         self._is_held = False
         self._headers_since: float | None = None
         self._last_byte_at = 0.0
+        self._counted_since = 0.0
+        self._num_counted = 0
+        self._num_received = 0
         self._last_write_at = 0.0
         self._num_unsent = 0
 
@@ -156,10 +164,13 @@ class SlowClients(H11Protocol):
         peer = transport.get_extra_info("peername")
         self.address = str(cast("tuple[Any, ...]", peer)[0]) if isinstance(peer, tuple) else ""
         self._headers_since = self._last_byte_at = self._last_write_at = self.loop.time()
+        self._counted_since = self._last_byte_at
         self.guard.enter(self)
 
     def data_received(self, data: bytes) -> None:
         self._last_byte_at = self.loop.time()
+        self._num_counted += len(data)
+        self._num_received += len(data)
         if self._headers_since is None and not self._has_request():
             self._headers_since = self._last_byte_at
         super().data_received(data)
@@ -172,6 +183,7 @@ class SlowClients(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._headers_since = None
+        self._num_received = 0
         super().on_response_complete()
 
     def shutdown(self) -> None:
@@ -208,7 +220,22 @@ class SlowClients(H11Protocol):
     def _is_stuck_in_body(self, now: float, limits: ConnectionLimits) -> bool:
         if not self._has_request() or not self.cycle.more_body or self._is_held_back():
             self._last_byte_at = now
+            self._count_anew(now)
+        if now - self._counted_since >= limits.body_seconds:
+            if self._num_counted < MIN_LARGE_BODY_BYTES and self._is_body_large():
+                return True
+            self._count_anew(now)
         return now - self._last_byte_at >= limits.body_seconds
+
+    def _count_anew(self, now: float) -> None:
+        self._counted_since, self._num_counted = now, 0
+
+    def _is_body_large(self) -> bool:
+        """By what was announced, for which there is room held already, or by what came."""
+        headers = dict(self.cycle.scope["headers"])
+        announced = headers.get(b"content-length", b"")
+        num_announced = int(announced) if announced.isdigit() else 0
+        return max(num_announced, self._num_received) > LARGE_BODY_BYTES
 
     def _is_stuck_in_answer(self, now: float, limits: ConnectionLimits) -> bool:
         num_unsent = self.transport.get_write_buffer_size()

@@ -55,6 +55,7 @@ def build_admission(config: ServerConfig, decoder: ImageDecoder) -> Admission:
             bodies,
             max_step_bytes=config.max_step_pixel_bytes,
             max_answer_bytes=config.max_answer_pixel_bytes,
+            max_call_bytes=config.max_call_pixel_bytes,
             max_at_once=config.num_image_processes + 1,
             max_file_bytes=config.max_image_bytes,
         ),

@@ -24,6 +24,7 @@ from contract.work import WorkClass
 from server.bodies.store import BodyStore
 from server.budget import Budget
 from server.domain.errors import (
+    BatchTooLargeError,
     ImageDecodeError,
     ImageTooLargeError,
     ImageUrlSchemeError,
@@ -43,6 +44,7 @@ class Pictures:
     Args:
         max_step_bytes: Of the pixels of train steps together.
         max_answer_bytes: Of those of rollouts and inference together.
+        max_call_bytes: Of the pixels of one call, which may be more than its class has together.
         max_at_once: Pictures that are read into memory as text and decoded at once.
         max_file_bytes: Of one picture; a larger one is refused by whoever reads all of it.
     """
@@ -54,11 +56,13 @@ class Pictures:
         *,
         max_step_bytes: int,
         max_answer_bytes: int,
+        max_call_bytes: int,
         max_at_once: int,
         max_file_bytes: int,
     ):
         self.steps = Budget(max_step_bytes)
         self.answers = Budget(max_answer_bytes)
+        self.max_call_bytes = max_call_bytes
         self._decoder = decoder
         self._bodies = bodies
         self._max_file_bytes = max_file_bytes
@@ -75,12 +79,13 @@ class Pictures:
 
     async def measure(self, image: ImageUrl) -> int:
         """How many bytes the pixels of a picture will take."""
-        begin = await self._beginning(image)
-        if begin is not None:
-            try:
-                return await self._decoder.measure(begin)
-            except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError):
-                pass  # its header is longer, it has to be whole to be looked at, or is refused
+        async with self._at_once:
+            begin = await self._beginning(image)
+            if begin is not None:
+                try:
+                    return await self._decoder.measure(begin)
+                except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError):
+                    pass  # its header is longer, it has to be whole to be looked at, or is refused
         return await self._with_text(image, self._decoder.measure)
 
     async def _beginning(self, image: ImageUrl) -> str | None:
@@ -107,11 +112,17 @@ class Pictures:
             if found is None:
                 return await work(image.url)
             body, start, stop = found
+            self._refuse_far_too_long(stop - start)
             async with self._at_once:
                 text = await asyncio.to_thread(body.read, start, stop - start)
                 return await work(text.decode())
         except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError) as error:
             raise error.at(image.loc) from error
+
+    def _refuse_far_too_long(self, num_characters: int) -> None:
+        """Before it is read: no white space and no head make so much of a picture."""
+        if num_characters * 3 // 4 > 2 * self._max_file_bytes + 1024:
+            raise ImageTooLargeError(f"The image file is larger than {self._max_file_bytes} bytes.")
 
 
 class CallPictures:
@@ -129,17 +140,26 @@ class CallPictures:
         """Look at the headers; the first faulty picture, by position, refuses the request.
 
         Raises:
+            BatchTooLargeError: Their pixels are more than one call may have.
             OverloadedError: It took longer than `within` seconds; other calls came first.
             ServiceError: One of the decoder's refusals, pointing at the place in the request.
         """
         try:
             async with asyncio.timeout(within):
-                self.num_bytes = sum(await self._each(self._pictures.measure))
+                sizes = await self._each(self._pictures.measure)
         except TimeoutError:
             raise OverloadedError(
                 f"{len(self._images)} pictures of the call were not looked at for {within:.0f} s,"
                 " because of those of other calls. Ask again later."
             ) from None
+        self.num_bytes = sum(sizes)
+        if self.num_bytes > self._pictures.max_call_bytes:
+            raise BatchTooLargeError(
+                f"The {len(sizes)} pictures of the call need {self.num_bytes} bytes decoded (3 a"
+                f" pixel); a call may have {self._pictures.max_call_bytes}. This one is the largest"
+                f" with {max(sizes)}. Send fewer or smaller pictures at once.",
+                loc=self._images[sizes.index(max(sizes))].loc,
+            )
 
     @asynccontextmanager
     async def decoded(self, *, within: float) -> AsyncGenerator[list[Pixels]]:

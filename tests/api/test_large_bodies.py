@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import threading
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from contract.errors import WorkerUnavailable
+from server.api import json_body
 from server.services.admission import Admission
 from tests.api.conftest import Serve
 from tests.api.test_transport import Upload
@@ -246,3 +249,19 @@ async def test_who_writes_the_name_of_a_slice_gets_nothing_of_it(service: Servic
         {"finetune_id": finetune_id, "request": make_request("query", question=name)},
     )
     assert answer.json()["request"]["request"]["question"] == name
+
+
+async def test_ignored_fields_are_looked_for_in_a_thread(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    search = json_body.ignored_fields
+
+    def noting(body: BaseModel) -> list[str]:
+        threads.append(threading.get_ident())
+        return search(body)
+
+    monkeypatch.setattr(json_body, "ignored_fields", noting)
+    await service.create()
+    assert threads
+    assert threading.get_ident() not in threads

@@ -5,10 +5,12 @@ Strings never pass as numbers; booleans pass as rewards only; integral floats pa
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
+    Field,
     GetCoreSchemaHandler,
     StrictBool,
     StrictStr,
@@ -17,6 +19,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from server.domain import rules
 from server.domain.body import Number
+
+T = TypeVar("T")
 
 _MAX_INTEGER = 2**63 - 1
 
@@ -72,6 +76,28 @@ def _strip(value: str) -> str:
         raise PydanticCustomError("string_too_short", "Should not be empty")
     return stripped
 
+
+def count(value: object) -> int:
+    """How many things a list or an object has; none if it is neither."""
+    return len(cast("list[Any] | dict[str, Any]", value)) if isinstance(value, list | dict) else 0
+
+
+def _check_length(value: Any) -> Any:
+    length = count(value)
+    if length > rules.MAX_EXAMPLES:
+        raise PydanticCustomError(
+            "too_long",
+            "A list of {length} was sent; no step takes more than {most}",
+            {"length": length, "most": rules.MAX_EXAMPLES},
+        )
+    return value
+
+
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list of any length; only its first wrong item is told, since each costs about a kilobyte."""
+
+Examples = Annotated[Items[T], BeforeValidator(_check_length)]
+"""A list of what a step has a limited number of, refused unread if it has far more."""
 
 Integer = Annotated[int, _IntegerSchema()]
 Reward = Annotated[float, _RewardSchema()]

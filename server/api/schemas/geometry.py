@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from contract.skills import Box, GroundTruth, Point, Skill, SpatialRef
-from server.api.schemas.fields import Coordinate
+from server.api.schemas.fields import Coordinate, Items
 from server.domain import rules
 from server.domain.body import Body, Number
 from server.domain.errors import Loc, ValidationFailedError
@@ -38,7 +38,7 @@ class BoxBody(Body):
         return Box(x_min=self.x_min, y_min=self.y_min, x_max=self.x_max, y_max=self.y_max)
 
 
-SpatialRefBody = Annotated[list[Number], Field(min_length=2, max_length=4)]
+SpatialRefBody = Annotated[Items[Number], Field(min_length=2, max_length=4)]
 
 
 def spatial_refs(refs: list[list[float]] | None) -> tuple[SpatialRef, ...]:
@@ -68,8 +68,8 @@ _MAX = rules.MAX_GROUND_TRUTH_ENTRIES
 
 
 class GroundTruthBody(Body):
-    points: Annotated[list[PointBody], Field(max_length=_MAX)] | None = None
-    boxes: Annotated[list[BoxBody], Field(max_length=_MAX)] | None = None
+    points: Annotated[Items[PointBody], Field(max_length=_MAX)] | None = None
+    boxes: Annotated[Items[BoxBody], Field(max_length=_MAX)] | None = None
 
     def to_contract(self, skill: Skill, loc: Loc) -> GroundTruth:
         """Return what rewards of this skill are computed against.

@@ -15,7 +15,7 @@ from contract.skills import (
     Skill,
     TunableRequest,
 )
-from server.api.schemas.fields import Flag, Integer, Text, Words
+from server.api.schemas.fields import Flag, Integer, Items, Text, Words
 from server.api.schemas.geometry import SpatialRefBody, spatial_refs
 from server.domain import rules
 from server.domain.body import Body, Number
@@ -59,7 +59,7 @@ def _check_refs(refs: list[list[float]]) -> list[list[float]]:
 
 
 SpatialRefs = Annotated[
-    list[SpatialRefBody], Field(max_length=rules.MAX_SPATIAL_REFS), AfterValidator(_check_refs)
+    Items[SpatialRefBody], Field(max_length=rules.MAX_SPATIAL_REFS), AfterValidator(_check_refs)
 ]
 
 

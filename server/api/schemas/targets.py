@@ -19,7 +19,7 @@ from contract.skills import (
     Target,
     TunableRequest,
 )
-from server.api.schemas.fields import Coordinate, Integer
+from server.api.schemas.fields import Coordinate, Integer, Items
 from server.api.schemas.geometry import BoxBody, PointBody
 from server.domain.body import Body
 from server.domain.errors import Loc, ValidationFailedError
@@ -28,12 +28,12 @@ from server.domain.errors import Loc, ValidationFailedError
 class GroundingBody(Body):
     start_idx: Annotated[Integer, Field(ge=0)]
     end_idx: Annotated[Integer, Field(ge=0)]
-    points: list[Annotated[list[Coordinate], Field(min_length=2, max_length=2)]]
+    points: Items[Annotated[list[Coordinate], Field(min_length=2, max_length=2)]]
 
 
 class ReasoningBody(Body):
     text: StrictStr
-    grounding: list[GroundingBody] | None = None
+    grounding: Items[GroundingBody] | None = None
 
     @model_validator(mode="after")
     def _check_spans(self) -> Self:
@@ -82,9 +82,9 @@ ReasoningField = Annotated[
 class TargetBody(Body):
     answer: StrictStr | None = None
     reasoning: ReasoningField | None = None
-    points: list[PointBody] | None = None
-    boxes: list[BoxBody] | None = None
-    objects: list[BoxBody] | None = None
+    points: Items[PointBody] | None = None
+    boxes: Items[BoxBody] | None = None
+    objects: Items[BoxBody] | None = None
 
     def to_contract(self, request: TunableRequest, loc: Loc) -> Target:
         """Return the target, which must be one of the request's skill.

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, StrictStr, Tag
 
 from contract.groups import Group, RLGroup, SFTGroup, TrainOptions
 from contract.skills import FinishReason, ReturnedRollout, Skill, TunableRequest
-from server.api.schemas.fields import Flag, Integer, Reward
+from server.api.schemas.fields import Examples, Flag, Integer, Items, Reward
 from server.api.schemas.skills import (
     DetectBody,
     PointBody,
@@ -67,11 +67,11 @@ class RolloutBody(Body):
     skill: Literal["query", "point", "detect"] | None = None
     finish_reason: Literal["stop", "length"] | None = None
     output: dict[str, Any] | None = None
-    answer_tokens: list[Integer] | None = None
-    thinking_tokens: list[Integer] | None = None
+    answer_tokens: Items[Integer] | None = None
+    thinking_tokens: Items[Integer] | None = None
     has_answer_separator: Flag | None = None
-    coords: list[Integer] | None = None
-    sizes: list[list[Integer]] | None = None
+    coords: Items[Integer] | None = None
+    sizes: Items[Items[Integer]] | None = None
     policy_step: Integer | None = None
     logprobs: Any = None
 
@@ -93,8 +93,8 @@ class RolloutBody(Body):
 class RLGroupBody(Body):
     mode: Literal["rl"] | None = None
     request: GroupRequestBody
-    rollouts: Annotated[list[RolloutBody], Field(min_length=1)]
-    rewards: list[Reward]
+    rollouts: Annotated[Examples[RolloutBody], Field(min_length=1)]
+    rewards: Examples[Reward]
 
     def num_examples(self) -> int:
         return len(self.rollouts)
@@ -124,7 +124,7 @@ class SFTGroupBody(Body):
     mode: Literal["sft"] | None = None
     request: GroupRequestBody
     target: TargetBody | None = None
-    targets: Annotated[list[TargetBody], Field(min_length=1)] | None = None
+    targets: Annotated[Examples[TargetBody], Field(min_length=1)] | None = None
 
     def num_examples(self) -> int:
         return 1 if self.target is not None else len(self.targets or ())
@@ -178,7 +178,7 @@ _Rate = Annotated[Number, Field(ge=0, le=1)]
 
 class TrainStepBody(Body):
     finetune_id: StrictStr
-    groups: Annotated[list[GroupBody], Field(min_length=1)]
+    groups: Annotated[Examples[GroupBody], Field(min_length=1)]
     lr: _Rate | None = None
     learning_rate: _Rate | None = None
     options: OptionsBody | None = None

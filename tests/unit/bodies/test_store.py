@@ -160,6 +160,36 @@ async def test_a_body_without_room_is_refused_in_the_end(tmp_path: Path) -> None
     assert is_empty(store)
 
 
+async def test_bodies_of_unknown_length_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    store = make_store(tmp_path, max_bytes=16 * MIB)
+    may_go_on = asyncio.Event()
+
+    async def halting() -> AsyncIterator[bytes]:
+        yield bytes(6 * MIB)
+        await may_go_on.wait()
+        async for chunk in chunks(bytes(4 * MIB)):
+            yield chunk
+
+    receiving = [
+        asyncio.create_task(
+            store.receive(halting(), announced=None, max_bytes=1 << 30, within=60.0)
+        )
+        for _ in range(2)
+    ]
+    await until(lambda: store.room.used >= 12 * MIB)
+    may_go_on.set()
+    outcomes = await asyncio.gather(*receiving, return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert len(refused) == 1
+    assert isinstance(refused[0], OverloadedError)
+    assert "without Content-Length" in refused[0].message
+    assert len(refused[0].message) <= 300
+    (body,) = (outcome for outcome in outcomes if not isinstance(outcome, BaseException))
+    assert body.num_bytes == 10 * MIB
+    body.release()
+    assert is_empty(store)
+
+
 @pytest.mark.parametrize("is_announced", [True, False])
 async def test_what_the_disk_cannot_take_is_refused_at_once_and_holds_nobody_up(
     tmp_path: Path, is_announced: bool

@@ -93,3 +93,16 @@ async def test_a_share_is_given_back_whatever_happens() -> None:
     with pytest.raises(ValueError, match="x"):
         await fail()
     assert budget.used == 0
+
+
+async def test_who_needs_nothing_waits_for_nobody() -> None:
+    budget = Budget(10)
+    await budget.take(9, within=0)
+    waiter = start(budget, 5)
+    await turns()
+    assert budget.try_take(0)
+    await budget.take(0, within=0)
+    budget.give_back(0)
+    budget.give_back(9)
+    await waiter
+    assert budget.used == 5

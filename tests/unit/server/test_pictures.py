@@ -14,7 +14,12 @@ from PIL import Image
 from contract.work import WorkClass
 from server.bodies.slices import find_cuts
 from server.bodies.store import BodyStore
-from server.domain.errors import ImageTooLargeError, OverloadedError, ServiceError
+from server.domain.errors import (
+    BatchTooLargeError,
+    ImageTooLargeError,
+    OverloadedError,
+    ServiceError,
+)
 from server.images.decoder import ImageDecoder
 from server.services.images import ImageUrl
 from server.services.pictures import CallPictures, Pictures
@@ -38,10 +43,16 @@ class Seen(ImageDecoder):
     def __init__(self) -> None:
         super().__init__(num_processes=1, max_bytes=LIMIT, max_pixels=50_000_000)
         self.lengths: list[int] = []
+        self.num_now = self.most_at_once = 0
 
     async def measure(self, image_url: str) -> int:
         self.lengths.append(len(image_url))
-        return await super().measure(image_url)
+        self.num_now += 1
+        self.most_at_once = max(self.most_at_once, self.num_now)
+        try:
+            return await super().measure(image_url)
+        finally:
+            self.num_now -= 1
 
 
 @pytest.fixture
@@ -52,21 +63,23 @@ async def decoder(anyio_backend: str) -> AsyncIterator[Seen]:
     await decoder.stop()
 
 
-async def received(decoder: Seen, folder: Path, url: str) -> CallPictures:
+async def received(decoder: Seen, folder: Path, *urls: str) -> CallPictures:
     bodies = BodyStore(folder, max_bytes=1 << 30, max_memory_bytes=64 * MIB, min_free_bytes=0)
     pictures = Pictures(
         decoder,
         bodies,
         max_step_bytes=MIB,
         max_answer_bytes=64 * MIB,
+        max_call_bytes=64 * MIB,
         max_at_once=2,
         max_file_bytes=LIMIT,
     )
-    content = json.dumps({"image_url": url}).encode()
+    content = json.dumps([{"image_url": url} for url in urls]).encode()
     body = await bodies.receive(chunks(content), announced=None, max_bytes=1 << 30, within=1)
-    (cut,) = find_cuts(body)
-    image = ImageUrl(url=str(cut.slice), loc=("body", "image_url"))
-    return pictures.of([image], WorkClass.ROLLOUTS)
+    cuts = find_cuts(body)
+    assert len(cuts) == len(urls)
+    images = [ImageUrl(url=str(cut.slice), loc=("body", "image_url")) for cut in cuts]
+    return pictures.of(images, WorkClass.ROLLOUTS)
 
 
 def noise(format: str, **options: Any) -> bytes:
@@ -118,3 +131,47 @@ async def test_who_cannot_be_looked_at_in_time_is_refused(decoder: Seen, tmp_pat
     own = await received(decoder, tmp_path, data_url(noise("PNG")))
     with pytest.raises(OverloadedError, match="not looked at"):
         await own.measure(within=0.0)
+
+
+async def test_a_text_that_is_far_too_long_is_not_read(decoder: Seen, tmp_path: Path) -> None:
+    own = await received(decoder, tmp_path, "data:image/png;base64," + "A" * 3 * LIMIT)
+    with pytest.raises(ImageTooLargeError, match=f"larger than {LIMIT} bytes") as caught:
+        await own.measure(within=60.0)
+    assert caught.value.loc == ("body", "image_url")
+    assert not decoder.lengths
+
+
+def several(decoder: Seen, folder: Path, urls: list[str], *, max_call_bytes: int) -> CallPictures:
+    pictures = Pictures(
+        decoder,
+        BodyStore(folder, max_bytes=MIB, max_memory_bytes=MIB, min_free_bytes=0),
+        max_step_bytes=MIB,
+        max_answer_bytes=MIB,
+        max_call_bytes=max_call_bytes,
+        max_at_once=2,
+        max_file_bytes=LIMIT,
+    )
+    images = [ImageUrl(url=url, loc=("body", index)) for index, url in enumerate(urls)]
+    return pictures.of(images, WorkClass.TRAINING)
+
+
+async def test_the_pixels_of_one_call_have_a_limit(decoder: Seen, tmp_path: Path) -> None:
+    sizes = ((10, 10), (30, 20), (20, 20))
+    urls = [data_url(encoded(Image.new("RGB", size), "PNG")) for size in sizes]
+    most = sum(3 * width * height for width, height in sizes)
+    await several(decoder, tmp_path, urls, max_call_bytes=most).measure(within=60.0)
+    with pytest.raises(BatchTooLargeError, match=f"need {most} bytes.*have {most - 1}") as caught:
+        await several(decoder, tmp_path, urls, max_call_bytes=most - 1).measure(within=60.0)
+    assert caught.value.loc == ("body", 1)
+    assert len(caught.value.message) <= 300
+
+
+async def test_no_more_pictures_than_set_are_in_memory_to_be_measured(
+    decoder: Seen, tmp_path: Path
+) -> None:
+    picture = noise("PNG")
+    urls = [data_url(picture + bytes([index])) for index in range(8)]
+    own = await received(decoder, tmp_path, *urls)
+    await own.measure(within=60.0)
+    assert len(decoder.lengths) == len(urls)
+    assert decoder.most_at_once == 2

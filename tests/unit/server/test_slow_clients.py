@@ -192,6 +192,41 @@ async def test_a_body_that_comes_slowly_but_comes_is_taken() -> None:
         client.close()
 
 
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_a_large_body_that_only_drips_is_dropped(is_announced: bool) -> None:
+    async with serve(limits(body_seconds=4 * SHORT)) as server:
+        if is_announced:
+            client = await server.connect(HEAD + b"Content-Length: 2000000000\r\n\r\n")
+        else:
+            client = await server.connect(
+                HEAD + b"Transfer-Encoding: chunked\r\n\r\n500000\r\n" + bytes(5 * MIB) + b"\r\n"
+            )
+
+        async def drip() -> None:
+            while True:  # no pause is as long as one may be
+                await client.send(b"x" if is_announced else b"1\r\nx\r\n")
+                await asyncio.sleep(SHORT / 4)
+
+        dripping = asyncio.create_task(drip())
+        assert await client.dropped() == b""
+        await until(lambda: server.num_left == 1)
+        dripping.cancel()
+        await asyncio.gather(dripping, return_exceptions=True)
+        client.close()
+
+
+async def test_a_large_body_that_comes_slowly_but_comes_is_taken() -> None:
+    num_pieces, piece = 70, bytes(64 << 10)
+    async with serve(limits(body_seconds=10 * SHORT)) as server:
+        length = f"Content-Length: {num_pieces * len(piece)}\r\n\r\n".encode()
+        client = await server.connect(HEAD + length)
+        for _ in range(num_pieces):
+            await client.send(piece)
+            await asyncio.sleep(SHORT / 3)  # altogether more than twice as long as a count
+        assert await client.answer() == b"200 ok"
+        client.close()
+
+
 async def test_a_call_may_last_however_long_it_lasts() -> None:
     async with serve(limits(body_seconds=SHORT, header_seconds=SHORT)) as server:
         server.may_answer.clear()
