@@ -23,6 +23,7 @@ from server.domain.errors import (
 )
 from server.images.checks import TooManyPixelsError, open_checked
 from server.images.decoder import ImageDecoder
+from tests.service import until
 from tests.unit.images.files import (
     data_url,
     encoded,
@@ -276,6 +277,7 @@ async def test_a_child_that_cannot_be_started_now_is_started_later(
 
     decoder = ImageDecoder(num_processes=1, max_bytes=10 << 20, max_pixels=50_000_000)
     await decoder.start()
+    await until(decoding_children)  # its command line shows a moment after its start
     (pid,) = decoding_children()
     os.kill(pid, signal.SIGKILL)
     num_files = len(os.listdir("/proc/self/fd"))
