@@ -1,6 +1,6 @@
 """Fault points: places where a test may have a process die, hang, slow down or fail.
 
-    faults.point("train.write")        does nothing, unless armed
+    faults.point("train.written")      does nothing, unless armed
 
     faults.arm("train.written=exit@3")   in `__main__`, from the configuration, never by itself
 

@@ -10,13 +10,9 @@ holds nothing. For one event loop.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-
-RECHECK_SECONDS = 0.25
-"""How often a waiter asks `has_room` again, which may change without anybody's telling."""
 
 
 class Budget:
@@ -24,21 +20,11 @@ class Budget:
 
     Args:
         limit: All that there is.
-        has_room: Says, besides, whether so much more fits right now.
-        clock: Monotonic seconds.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        *,
-        has_room: Callable[[int], bool] = lambda _amount: True,
-        clock: Callable[[], float] = time.monotonic,
-    ):
+    def __init__(self, limit: int):
         self.limit = limit
         self.used = 0
-        self._has_room = has_room
-        self._clock = clock
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -69,7 +55,9 @@ class Budget:
         given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((amount, given))
         try:
-            await self._wait(given, self._clock() + within)
+            await asyncio.wait({given}, timeout=max(within, 0.0))
+            if not given.done():
+                raise TimeoutError
         except BaseException:
             if given.done() and not given.cancelled():  # given, and called away at that moment
                 self.used -= amount
@@ -93,14 +81,6 @@ class Budget:
         finally:
             self.give_back(amount)
 
-    async def _wait(self, given: asyncio.Future[None], until: float) -> None:
-        while not given.done():
-            remaining = until - self._clock()
-            if remaining <= 0:
-                raise TimeoutError
-            await asyncio.wait({given}, timeout=min(remaining, RECHECK_SECONDS))
-            self._give()
-
     def _give(self) -> None:
         """Serve the first ones as far as it goes; nobody is overtaken."""
         while self._waiters and self._fits(self._waiters[0][0]):
@@ -109,5 +89,4 @@ class Budget:
             given.set_result(None)
 
     def _fits(self, amount: int) -> bool:
-        is_within = self.used + amount <= self.limit or self.used == 0
-        return is_within and self._has_room(amount)
+        return self.used + amount <= self.limit or self.used == 0

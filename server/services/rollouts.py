@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from contract import faults
 from contract.codec import to_plain
 from contract.engine import MakeRollouts, ModelInfo, RolloutsMade
 from contract.ids import parse_ulid
@@ -96,6 +97,7 @@ class Rollouts:
             self._dispatcher.place(WorkClass.ROLLOUTS, lane, account_id=account_id) as place,
             self._pictures.of(order.images, WorkClass.ROLLOUTS) as pictures,
         ):
+            faults.point("rollouts.received")
             await self._adapters.require_living(account_id, order.finetune_id)
             patience.counts_from(order.received_at)
             await pictures.measure(within=self._seconds_left(patience))
@@ -115,6 +117,7 @@ class Rollouts:
                         redo_before=patience.since + self._answer_seconds,
                     ),
                 )
+                faults.point("rollouts.made")
                 return made
 
     async def _turn(self, place: Place, patience: Patience) -> ModelInfo:

@@ -75,13 +75,6 @@ async def test_who_is_called_away_leaves_nothing_behind(is_given: bool) -> None:
     assert (budget.used, budget.num_waiting) == (0 if is_given else 10, 0)
 
 
-async def test_room_that_appears_by_itself_is_noticed() -> None:
-    rooms = iter([False, False, True, True])
-    budget = Budget(10, has_room=lambda _: next(rooms))
-    await budget.take(1, within=60.0)
-    assert budget.used == 1
-
-
 async def test_a_share_is_given_back_whatever_happens() -> None:
     budget = Budget(10)
 
