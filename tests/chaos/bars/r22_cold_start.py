@@ -117,8 +117,9 @@ def _load_seconds(model: Path) -> float:
     """What a process takes that imports the trainer, loads the model and warms it up."""
     code = (
         "from pathlib import Path; import trainer.__main__;"
-        "from trainer.loading import load; from trainer.engine import TrainerEngine, warm_up;"
-        f"warm_up(TrainerEngine(load(Path({str(model)!r}), name='m', device='cpu', dtype='auto')))"
+        "from trainer.canary import sing; from trainer.engine import TrainerEngine;"
+        "from trainer.loading import load;"
+        f"sing(TrainerEngine(load(Path({str(model)!r}), name='m', device='cpu', dtype='auto')))"
     )
     started = time.monotonic()
     subprocess.run(
