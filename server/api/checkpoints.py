@@ -12,7 +12,7 @@ from server.api.deps import Account, ServicesDep, json_answer
 from server.api.files import FILES_PATH
 from server.api.own_url import own_url
 from server.api.pagination import PageDep, page_body
-from server.api.resends import keyed_call, stored_answer
+from server.api.resends import answer_once, keyed_call
 from server.db.models import Checkpoint
 from server.domain.errors import CheckpointNotFoundError
 from server.domain.json_text import to_json
@@ -39,10 +39,7 @@ async def save(
         also = None if keyed is None else store
         return _saved(await services.checkpoints.save(account, finetune_id, also=also))
 
-    if keyed is None:
-        return stored_answer(await pin(), is_replayed=False)
-    answer = await services.keyed.once(keyed, pin)
-    return stored_answer(answer.body, is_replayed=answer.is_replayed)
+    return await answer_once(services.keyed, keyed, pin)
 
 
 def _saved(checkpoint: Checkpoint) -> bytes:

@@ -13,7 +13,7 @@ from server.api.deps import Account, ServicesDep, body_of, json_answer
 from server.api.json_body import Parsed
 from server.api.openapi import reads
 from server.api.pagination import PageDep, page_body
-from server.api.resends import keyed_call, stored_answer
+from server.api.resends import answer_once, keyed_call
 from server.api.schemas.finetunes import CreateFinetuneBody
 from server.db.models import Finetune
 from server.domain.json_text import to_json
@@ -46,10 +46,7 @@ async def create(
         )
         return _created(finetune)
 
-    if keyed is None:
-        return stored_answer(await make(), is_replayed=False)
-    answer = await services.keyed.once(keyed, make)
-    return stored_answer(answer.body, is_replayed=answer.is_replayed)
+    return await answer_once(services.keyed, keyed, make)
 
 
 def _created(finetune: Finetune) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -15,7 +16,7 @@ from server.api.own_url import is_from_trusted_proxy
 from server.domain.delivery import Delivery, Fate
 from server.domain.errors import ValidationFailedError
 from server.http.protocol import DELIVERY
-from server.services.keyed import KeyedCall
+from server.services.keyed import KeyedCall, KeyedCalls
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _FORWARDING_HEADERS = ("via", "forwarded")
@@ -79,3 +80,13 @@ def keyed_call(
             loc=("body", "idempotency_key"),
         )
     return KeyedCall(account_id=account, path=path, key=key, fingerprint=fingerprint)
+
+
+async def answer_once(
+    calls: KeyedCalls, keyed: KeyedCall | None, work: Callable[[], Awaitable[bytes]]
+) -> Response:
+    """The answer that `work` makes; with a key it is made once, and stored by `work`."""
+    if keyed is None:
+        return stored_answer(await work(), is_replayed=False)
+    answer = await calls.once(keyed, work)
+    return stored_answer(answer.body, is_replayed=answer.is_replayed)
