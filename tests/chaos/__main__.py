@@ -31,7 +31,7 @@ def main() -> int:
     for bar in bars:
         if bar not in open_bars:
             _say(f"{bar.ID} passed before at this revision")
-    has_failed = False
+    failed: list[str] = []
     skipped: list[str] = []
     if open_bars:
         with Forge(folder) as forge:
@@ -46,15 +46,21 @@ def main() -> int:
                 )
                 entry = report.add(bar, verdict, seed=seed, seconds=time.monotonic() - started)
                 _say(line_of(entry))
-                has_failed |= bool(verdict.violations)
+                if verdict.violations:
+                    failed.append(line_of(entry))
                 skipped += [f"{bar.ID}: {sentence}" for sentence in verdict.skipped]
     if skipped:
         _say("\n    ".join(["skipped in this run:", *skipped]))
-    if has_failed or arguments.keep:
+    if failed or arguments.keep:
         _say(f"data and logs are kept in {folder}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    return int(has_failed)
+    _say(
+        "\n    ".join(
+            [f"{len(open_bars) - len(failed)} bars passed, {len(failed)} failed", *failed]
+        )
+    )
+    return int(bool(failed))
 
 
 def _judge(bar: ModuleType, bench: Bench) -> Verdict:
