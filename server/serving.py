@@ -50,6 +50,10 @@ LAST_SECONDS = 1.5
 """After the worker has gone, how long its calls may take to be answered with 503."""
 
 EXIT_AT_ONCE = 130
+SWITCH_SECONDS = 0.0005
+"""How long a thread that parses keeps the event loop waiting for the interpreter, a tenth of
+Python's own choice: each answer needs it several times, among several such threads."""
+
 OTHERS_SEE_NOTHING = 0o077
 """The mask of all that this process and its children create: prompts, keys and weights."""
 
@@ -75,6 +79,7 @@ def serve(
     configure_logs(config.log_level)
     _allow_many_files()
     give_large_blocks_back()
+    sys.setswitchinterval(SWITCH_SECONDS)
     faults.arm(config.fault)
     os.umask(OTHERS_SEE_NOTHING)
     try:

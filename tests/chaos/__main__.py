@@ -10,66 +10,49 @@ import argparse
 import shutil
 import sys
 import tempfile
-import time
-import traceback
 from pathlib import Path
-from types import ModuleType
 
 from tests.chaos.bars import find_bars
-from tests.chaos.bench import SEED, TIERS, Bench, Verdict, default_seed
-from tests.chaos.forge import Forge
+from tests.chaos.bench import TIERS, default_seed
+from tests.chaos.lanes import run_bars
 from tests.chaos.report import Report, line_of
-from tests.chaos.undisturbed import Undisturbed
 
 
 def main() -> int:
     arguments = _parse()
-    bars = find_bars(arguments.bars)
+    bars = {bar.ID: bar for bar in find_bars(arguments.bars)}
     report = Report.open(arguments.report, tier=arguments.tier)
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    open_bars = [bar for bar in bars if arguments.again or not report.has_passed(bar.ID)]
-    for bar in bars:
+    open_bars = [bar for bar in bars.values() if arguments.again or not report.has_passed(bar.ID)]
+    for bar in bars.values():
         if bar not in open_bars:
             _say(f"{bar.ID} passed before at this revision")
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    _say(f"{len(open_bars)} bars, data in {folder}")
+    drawn = {bar_id: default_seed() for bar_id in bars}
     failed: list[str] = []
     skipped: list[str] = []
-    if open_bars:
-        with Forge(folder) as forge:
-            _say(f"micro model of {forge.num_parameters} parameters, data in {folder}")
-            undisturbed = Undisturbed(forge, SEED)
-            for bar in open_bars:
-                seed = default_seed() if arguments.seed is None else arguments.seed
-                started = time.monotonic()
-                verdict = _judge(
-                    bar,
-                    Bench(forge=forge, undisturbed=undisturbed, tier=arguments.tier, seed=seed),
-                )
-                entry = report.add(bar, verdict, seed=seed, seconds=time.monotonic() - started)
-                _say(line_of(entry))
-                if verdict.violations:
-                    failed.append(line_of(entry))
-                skipped += [f"{bar.ID}: {sentence}" for sentence in verdict.skipped]
+    for result in run_bars(
+        open_bars,
+        drawn if arguments.seed is None else dict.fromkeys(bars, arguments.seed),
+        folder=folder,
+        tier=arguments.tier,
+        num_lanes=arguments.lanes,
+    ):
+        entry = report.add(
+            bars[result.bar_id], result.verdict, seed=result.seed, seconds=result.seconds
+        )
+        _say(line_of(entry))
+        if result.verdict.violations:
+            failed.append(line_of(entry))
+        skipped += [f"{result.bar_id}: {sentence}" for sentence in result.verdict.skipped]
     if skipped:
         _say("\n    ".join(["skipped in this run:", *skipped]))
     if failed or arguments.keep:
         _say(f"data and logs are kept in {folder}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    _say(
-        "\n    ".join(
-            [f"{len(open_bars) - len(failed)} bars passed, {len(failed)} failed", *failed]
-        )
-    )
+    _say("\n".join([f"{len(open_bars) - len(failed)} bars passed, {len(failed)} failed", *failed]))
     return int(bool(failed))
-
-
-def _judge(bar: ModuleType, bench: Bench) -> Verdict:
-    """Run a bar; whatever it raises is a violation, too."""
-    try:
-        return bar.run(bench)
-    except Exception as error:
-        traceback.print_exc()
-        return Verdict(violations=[f"{type(error).__name__}: {error}"])
 
 
 def _parse() -> argparse.Namespace:
@@ -80,6 +63,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of all that is random; absent: drawn, printed")
     parser.add_argument("--again", action="store_true", help="also bars that passed before")
     parser.add_argument("--keep", action="store_true", help="keep data and logs")
+    parser.add_argument("--lanes", type=int, default=1, help="how many bars side by side")
     return parser.parse_args()
 
 

@@ -101,7 +101,6 @@ class Forge:
     Attributes:
         folder: Of everything; sockets lie in it, so its path is short.
         model: The checkpoint directory of the micro model.
-        num_parameters: Of that model.
     """
 
     def __init__(self, folder: Path):
@@ -111,7 +110,7 @@ class Forge:
         self.server = ZygoteProcess("server", folder)
         self.trainer = ZygoteProcess("trainer", folder)
         self.trainer.until_ready()
-        self.num_parameters = _write_model(self.trainer, self.model)
+        _write_model(self.trainer, self.model)
         self.server.until_ready()
         self._num_folders = 0
 
@@ -141,14 +140,9 @@ class Forge:
         self.close()
 
 
-def _write_model(trainer: ZygoteProcess, directory: Path) -> int:
-    reading, writing = os.pipe()
-    written = trainer.fork(["micro_checkpoint", str(directory)], {}, [writing, 2])
-    os.close(writing)
-    with open(reading) as said:
-        num_parameters = said.read()
+def _write_model(trainer: ZygoteProcess, directory: Path) -> None:
+    written = trainer.fork(["micro_checkpoint", str(directory)], {}, [2, 2])
     assert written.wait() == 0, "the micro model could not be written"
-    return int(num_parameters)
 
 
 def process_is_alive(pid: int) -> bool:

@@ -20,17 +20,16 @@ MAX_PARAMETERS = 300_000
 MAX_CONTEXT = 128
 
 
-def write_micro_checkpoint(directory: Path) -> int:
-    """Write it, and return how many parameters it has."""
+def write_micro_checkpoint(directory: Path) -> None:
+    """Write it."""
     model = micro_model("moondream3", torch.float32, max_context=MAX_CONTEXT)
     num_parameters = model.num_parameters()
     assert num_parameters < MAX_PARAMETERS, f"{num_parameters} parameters are not micro"
     save_model(model, directory)
     build_tokenizer().save(str(directory / TOKENIZER_FILE))
-    return num_parameters
 
 
 def main() -> int:
-    """Write it into the folder that the argument names, and print how many parameters it has."""
-    print(write_micro_checkpoint(Path(sys.argv[1])), flush=True)  # noqa: T201
+    """Write it into the folder that the argument names."""
+    write_micro_checkpoint(Path(sys.argv[1]))
     return 0

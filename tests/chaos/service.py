@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -32,6 +33,8 @@ from tests.chaos.waiting import until
 
 SEED = 7
 GRACE_SECONDS = 10.0
+_PORTS = (20_000, 32_000)
+"""Below those that the system gives to clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +307,10 @@ class Service:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """A port that no client's own end can take while a service is down between two starts."""
+    while True:
+        port = random.SystemRandom().randrange(*_PORTS)
+        with socket.socket() as free, suppress(OSError):
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", port))
+            return port

@@ -69,7 +69,8 @@ class Zygote:
         """Serve until stdin ends."""
         while True:
             for key, _ in self._selector.select():
-                if key.fd in self._selector.get_map():  # not gone with an earlier one of this round
+                # Not gone with an earlier one of this round, its number given to another.
+                if self._selector.get_map().get(key.fd) is key:
                     key.data()
 
     def _leave(self) -> None:
@@ -100,7 +101,8 @@ class Zygote:
         self._lives.append(life)
         if wish.get("record"):
             _record(Path(wish["record"]), pid, wish["argv"])
-        client.send(json.dumps({"pid": pid}).encode())
+        with suppress(OSError):  # it was killed meanwhile, which is seen next
+            client.send(json.dumps({"pid": pid}).encode())
         self._selector.register(life.pidfd, selectors.EVENT_READ, lambda: self._reap(life))
         self._selector.register(client, selectors.EVENT_READ, lambda: self._abandon(life))
         if wish.get("guardian"):

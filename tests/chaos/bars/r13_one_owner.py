@@ -20,6 +20,7 @@ from tests.chaos.waiting import until
 
 ID = "R13"
 TITLE = "eight servers start on one data directory"
+IS_ALONE = True
 NUM_SERVERS = 8
 REFUSED_SECONDS = 2.0
 _NAMES = re.compile(r"process (?P<pid>\d+) on (?P<host>\S+), started \d{4}-\d\d-\d\dT[\d:+]+")

@@ -22,6 +22,7 @@ from tests.chaos.watching import Probe, quantile
 
 ID = "R19"
 TITLE = "64 clients with bodies of 20 MB: success or an honest 503, memory bounded"
+IS_ALONE = True
 
 MAX_MEMORY_BYTES = 1 << 30
 MAX_HEALTHZ_SECONDS = 0.1

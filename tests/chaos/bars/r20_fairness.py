@@ -19,6 +19,7 @@ from tests.chaos.watching import quantile
 
 ID = "R20"
 TITLE = "200 queued calls of one finetune, and the single calls of another"
+IS_ALONE = True
 
 NUM_QUEUED = 200
 MAX_RATIO = 3.0

@@ -23,6 +23,7 @@ from tests.chaos.waiting import until
 
 ID = "R22"
 TITLE = "cold starts and slow loads"
+IS_ALONE = True
 SCALE = 30.0
 """A load of 45 s, the SDK's 60 s and the server's 45 s are divided by it."""
 LOAD_SECONDS = 45.0
