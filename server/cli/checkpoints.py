@@ -66,7 +66,7 @@ def delete(
         confirm(f"Delete step {name.step} of {name.finetune_id}?", is_sure=yes)
         server.call(f"{_path(name.finetune_id)}/{name.step}", method="DELETE")
     if as_json:
-        show_json({"deleted": str(name)})
+        show_json({"deleted": f"{name.finetune_id}@{name.step}"})
     else:
         typer.echo(f"Step {name.step} of {name.finetune_id} is deleted.")
 

@@ -89,18 +89,16 @@ def _look(config: ServerConfig) -> tuple[Finding, int | None]:
             return fault("database", f"{sentence}.", advice or "restore a backup"), None
         if schema is None:
             return ok("database", "It is empty; the first start fills it."), None
-        newest = database.read_blocking(_newest_stamp)
-    finally:
-        database.close()
-    if schema != migrate.newest_schema():
-        return (
-            warning(
+        if schema != migrate.newest_schema():
+            old = warning(
                 "database",
                 f"It has schema {schema}; this release needs {migrate.newest_schema()}.",
                 "moontune serve upgrades it, after a copy (`moontune backup` makes another)",
-            ),
-            newest,
-        )
+            )
+            return old, None
+        newest = database.read_blocking(_newest_stamp)
+    finally:
+        database.close()
     return ok("database", f"It can be read, and has schema {schema}."), newest
 
 

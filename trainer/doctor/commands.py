@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from contract.findings import Finding, Level, fault
@@ -21,7 +20,7 @@ def main() -> int:
     """Check, tell, and return the exit status."""
     arguments = _parse()
     facts = gather(os.environ)
-    findings = examine(arguments, facts, os.environ)
+    findings = examine(arguments, facts)
     if arguments.json:
         print(json.dumps({"findings": [f.as_json() for f in findings]}))  # noqa: T201 -- the result
     else:
@@ -30,9 +29,7 @@ def main() -> int:
     return int(any(finding.level is Level.FAULT for finding in findings))
 
 
-def examine(
-    arguments: argparse.Namespace, facts: Facts, environment: Mapping[str, str]
-) -> list[Finding]:
+def examine(arguments: argparse.Namespace, facts: Facts) -> list[Finding]:
     """All checks, in the order in which one would mend."""
     device, ours = arguments.device, frozenset(arguments.ours)
     found = [

@@ -141,13 +141,9 @@ def _absent(model: str, models_dir: Path, reason: str, hub: Hub) -> Finding:
     """Why it is not here, and whether it could be."""
     store = ModelStore(models_dir)
     if Path(model).is_dir() or not is_repository(model):
-        close = difflib.get_close_matches(model, ["tiny"], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        return fault(
-            "model",
-            f"{reason.rstrip('.')}{hint}.",
-            "moontune model list names the models; moontune serve --model NAME",
-        )
+        close = difflib.get_close_matches(model, ["tiny"], n=1, cutoff=0.5)
+        mend = "moontune model list (names them); moontune serve --model NAME"
+        return fault("model", reason, "moontune serve --model tiny" if close else mend)
     pull = f"moontune model pull {model}"
     try:
         if store.record(model) is None and store.plan(model) is None:
