@@ -1,4 +1,4 @@
-"""What `moontune serve` says when it is ready: one line on stdout, then what to do, on stderr.
+"""What `moontune serve` says when it is ready: what to do, on stderr, then one line on stdout.
 
 The line is written for people and read by `moontune demo`; with `--json` it is an object instead.
 """

@@ -214,9 +214,9 @@ class _Service:
                 _say(sentence)
         self._is_announced = True
         said = self._announcement(self._config, _url(self._config, self._listener), model)
-        print(said.result, flush=True)  # noqa: T201 -- stdout is for this line
         for line in said.advice:
             print(line, file=sys.stderr, flush=True)  # noqa: T201 -- for who started us
+        print(said.result, flush=True)  # noqa: T201 -- stdout is for this line, and it is the last
 
     def _show_progress(self, status: EngineStatus) -> None:
         """Say why one has to wait; a refusal is said once, at the end."""
