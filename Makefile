@@ -107,6 +107,7 @@ constraints: setup-bench ## write constraints.txt from what .venv holds
 
 docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.config_page > docs/configuration.md
+	$(BIN)/python -m server.errors_page > docs/errors.md
 
 revision: setup ## a new migration: make revision NAME=add_something
 	$(BIN)/alembic revision -m "$(NAME)"

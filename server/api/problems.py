@@ -57,7 +57,7 @@ def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
         "message": message,
         "error": {
             "message": message,
-            "type": _TYPES.get(status, "server_error"),
+            "type": type_of(status),
             "param": ".".join(str(part) for part in error.loc[1:]) or None,
             "code": error.code,
         },
@@ -69,6 +69,11 @@ def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
     return Response(
         to_json(body), status_code=status, media_type="application/json", headers=headers
     )
+
+
+def type_of(status: int) -> str:
+    """The class of errors that a status belongs to, as clients of OpenAI's API know them."""
+    return _TYPES.get(status, "server_error")
 
 
 def crash(error: Exception, *, path: str, request_id: str) -> Response:

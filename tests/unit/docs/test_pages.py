@@ -7,7 +7,9 @@ from pathlib import Path
 
 from contract.groups import TrainOptions
 from contract.stats import Metric
+from server import errors_page
 from server.config_page import page
+from server.domain.error_catalogue import CATALOGUE, classes
 from server.services.observation import ALL_METRICS
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -15,6 +17,11 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 def test_the_configuration_page_is_the_one_that_the_class_writes() -> None:
     assert (DOCS / "configuration.md").read_text() == page(), "run `make docs`"
+
+
+def test_the_errors_page_has_every_code_and_no_other() -> None:
+    assert (DOCS / "errors.md").read_text() == errors_page.page(), "run `make docs`"
+    assert {kind.code for kind in classes()} == CATALOGUE.keys()
 
 
 def test_the_algorithms_page_has_every_option_with_its_default() -> None:
