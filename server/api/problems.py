@@ -50,7 +50,7 @@ def install(app: FastAPI) -> None:
 
 def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
     """Render a refusal."""
-    status = _status(error, path)
+    status = status_on(type(error), path)
     message = error.message[:_MAX_MESSAGE_LENGTH]
     body = {
         "detail": _detail(error, message) if status in (400, 422) else message,
@@ -83,12 +83,13 @@ def crash(error: Exception, *, path: str, request_id: str) -> Response:
     return problem(refusal, path=path, request_id=request_id)
 
 
-def _status(error: ServiceError, path: str) -> int:
-    """Inference says 400 where tuning says 422; only pictures by URL are 422 everywhere."""
+def status_on(kind: type[ServiceError], path: str) -> int:
+    """The status of a refusal: inference says 400 where tuning says 422; only pictures by URL are
+    422 everywhere."""
     is_tuning = path.startswith(TUNING_PREFIX)
-    if error.status == 422 and not is_tuning and not isinstance(error, ImageUrlSchemeError):
+    if kind.status == 422 and not is_tuning and not issubclass(kind, ImageUrlSchemeError):
         return 400
-    return error.status
+    return kind.status
 
 
 def _detail(error: ServiceError, message: str) -> list[dict[str, Any]]:
