@@ -78,8 +78,8 @@ def create_app(
         check_host(request, config)
 
     app = FastAPI(
-        title="moontune",
-        description="Fine-tuning of Moondream on your own machine.",
+        title=openapi.TITLE,
+        description=openapi.DESCRIPTION,
         lifespan=lifespan,
         dependencies=[Depends(guard_host)],
         redirect_slashes=False,
@@ -91,7 +91,7 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
-    openapi.install(app)
+    openapi.install(app, ROUTERS)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -31,7 +31,7 @@ from server.db.ownership import NotOwnerError, own_database
 from server.domain.engine_status import EngineStatus
 from server.domain.errors import ServiceError
 from server.engine_client import EngineClient, WorkerRefusedError
-from server.http.listener import num_waiting_at
+from server.http.listener import let_nobody_in, num_waiting_at
 from server.http.protocol import DeliveryProtocol
 from server.http.slow_clients import guarded
 from server.images.decoder import ImageDecoder
@@ -45,7 +45,12 @@ from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
 
 BACKLOG = 2048
-MAX_LAST_LOOKS = 10_000
+LAST_ARRIVAL_SECONDS = 0.1
+"""So long after the last connection came, the port is closed: handshakes under way end meanwhile,
+and what was accepted has reached its protocol."""
+
+MAX_ARRIVAL_SECONDS = 5.0
+LOOK_SECONDS = 0.005
 LAST_SECONDS = 1.5
 """After the worker has gone, how long its calls may take to be answered with 503."""
 
@@ -120,15 +125,20 @@ class _Server(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port when nobody waits at it.
+        """Let nobody else in, and close the port when all who were on their way are inside.
 
         A connection in its queue may have brought its whole body; closed unread it would be reset,
         and the SDK does not send again after that.
         """
-        for _ in range(MAX_LAST_LOOKS):
-            if not any(map(num_waiting_at, sockets or ())):
-                break
-            await asyncio.sleep(0)  # the loop accepts meanwhile
+        listeners = sockets or []
+        for listener in listeners:
+            let_nobody_in(listener)
+        loop = asyncio.get_running_loop()
+        started = last_seen = loop.time()
+        while loop.time() < min(last_seen + LAST_ARRIVAL_SECONDS, started + MAX_ARRIVAL_SECONDS):
+            await asyncio.sleep(LOOK_SECONDS)  # the loop accepts meanwhile
+            if any(map(num_waiting_at, listeners)):
+                last_seen = loop.time()
         await super().shutdown(sockets)
 
 

@@ -10,11 +10,22 @@ from contract.ids import parse_ulid
 from server.api.answers import checkpoint_item
 from server.api.deps import Account, ServicesDep, json_answer
 from server.api.files import FILES_PATH
+from server.api.openapi import OF_WORK, lists, refuses
 from server.api.own_url import own_url
 from server.api.pagination import PageDep, page_body
 from server.api.resends import answer_once, keyed_call
+from server.api.schemas.answers import CheckpointPage, CheckpointSaved, Done, DownloadLink
 from server.db.models import Checkpoint
-from server.domain.errors import CheckpointNotFoundError
+from server.domain.errors import (
+    BaseModelMismatchError,
+    CheckpointDeletedError,
+    CheckpointNotFoundError,
+    FinetuneNotFoundError,
+    IdempotencyKeyReusedError,
+    NoCheckpointError,
+    StorageFullError,
+    ValidationFailedError,
+)
 from server.domain.json_text import to_json
 from server.domain.rules import MAX_STEP
 
@@ -23,7 +34,17 @@ router = APIRouter(prefix="/v1/tuning/finetunes/{finetune_id}/checkpoints", tags
 _MAX_DIGITS = 15
 
 
-@router.post("/save")
+@router.post(
+    "/save",
+    response_model=CheckpointSaved,
+    openapi_extra=refuses(
+        FinetuneNotFoundError,
+        NoCheckpointError,
+        IdempotencyKeyReusedError,
+        ValidationFailedError,
+        StorageFullError,
+    ),
+)
 async def save(
     request: Request, account: Account, finetune_id: str, services: ServicesDep
 ) -> Response:
@@ -46,7 +67,7 @@ def _saved(checkpoint: Checkpoint) -> bytes:
     return to_json({"ok": True, "checkpoint": checkpoint_item(checkpoint)})
 
 
-@router.get("")
+@router.get("", response_model=CheckpointPage, openapi_extra=lists(FinetuneNotFoundError))
 async def list_checkpoints(
     account: Account, finetune_id: str, query: PageDep, services: ServicesDep
 ) -> Response:
@@ -57,7 +78,17 @@ async def list_checkpoints(
     return json_answer(page_body("checkpoints", page, checkpoint_item))
 
 
-@router.get("/{step}/download")
+@router.get(
+    "/{step}/download",
+    response_model=DownloadLink,
+    openapi_extra=refuses(
+        FinetuneNotFoundError,
+        CheckpointNotFoundError,
+        CheckpointDeletedError,
+        BaseModelMismatchError,
+        *OF_WORK,
+    ),
+)
 async def download(
     request: Request, account: Account, finetune_id: str, step: str, services: ServicesDep
 ) -> Response:
@@ -71,7 +102,11 @@ async def download(
     )
 
 
-@router.delete("/{step}")
+@router.delete(
+    "/{step}",
+    response_model=Done,
+    openapi_extra=refuses(FinetuneNotFoundError, CheckpointNotFoundError),
+)
 async def delete(account: Account, finetune_id: str, step: str, services: ServicesDep) -> Response:
     """Delete a saved step; training is not touched."""
     await services.checkpoints.delete(account, finetune_id, parse_step(step))

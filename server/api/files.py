@@ -8,6 +8,8 @@ from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
 from server.api.deps import ServicesDep
+from server.api.openapi import refuses
+from server.domain.errors import CheckpointNotFoundError
 
 FILES_PATH = "/v1/files/"
 
@@ -15,7 +17,16 @@ router = APIRouter(tags=["files"])
 
 
 @router.head(FILES_PATH + "{token}", include_in_schema=False)
-@router.get(FILES_PATH + "{token}")
+@router.get(
+    FILES_PATH + "{token}",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"application/octet-stream": {}}},
+        206: {"description": "A range", "content": {"application/octet-stream": {}}},
+        416: {"description": "No such range", "content": {"text/plain": {}}},
+    },
+    openapi_extra=refuses(CheckpointNotFoundError),
+)
 async def read_file(token: str, services: ServicesDep) -> Response:
     """Send a file, whole or a range of it; needs no key."""
     download = await services.downloads.open(token)

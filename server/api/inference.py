@@ -18,7 +18,14 @@ from server.api.deps import (
     json_answer,
 )
 from server.api.json_body import Parsed
-from server.api.openapi import reads
+from server.api.openapi import OF_ANSWERS, reads
+from server.api.schemas.answers import (
+    CaptionAnswer,
+    DetectAnswer,
+    PointAnswer,
+    QueryAnswer,
+    SegmentAnswer,
+)
 from server.api.schemas.inference import (
     AnswerBody,
     AnswerCaptionBody,
@@ -89,31 +96,41 @@ class Caller:
 CallerDep = Annotated[Caller, Depends()]
 
 
-@router.post("/query", openapi_extra=reads(AnswerQueryBody))
+@router.post(
+    "/query", response_model=QueryAnswer, openapi_extra=reads(AnswerQueryBody, *OF_ANSWERS)
+)
 async def query(caller: CallerDep, body: QueryBody, caller_left: CallerLeft) -> Response:
     """Answer a question, about an image or not."""
     return await caller.answer(body, caller_left)
 
 
-@router.post("/caption", openapi_extra=reads(AnswerCaptionBody))
+@router.post(
+    "/caption", response_model=CaptionAnswer, openapi_extra=reads(AnswerCaptionBody, *OF_ANSWERS)
+)
 async def caption(caller: CallerDep, body: CaptionBody, caller_left: CallerLeft) -> Response:
     """Describe an image."""
     return await caller.answer(body, caller_left)
 
 
-@router.post("/point", openapi_extra=reads(AnswerPointBody))
+@router.post(
+    "/point", response_model=PointAnswer, openapi_extra=reads(AnswerPointBody, *OF_ANSWERS)
+)
 async def point(caller: CallerDep, body: PointBody, caller_left: CallerLeft) -> Response:
     """Point at every instance of an object."""
     return await caller.answer(body, caller_left)
 
 
-@router.post("/detect", openapi_extra=reads(AnswerDetectBody))
+@router.post(
+    "/detect", response_model=DetectAnswer, openapi_extra=reads(AnswerDetectBody, *OF_ANSWERS)
+)
 async def detect(caller: CallerDep, body: DetectBody, caller_left: CallerLeft) -> Response:
     """Draw a box around every instance of an object."""
     return await caller.answer(body, caller_left)
 
 
-@router.post("/segment", openapi_extra=reads(AnswerSegmentBody))
+@router.post(
+    "/segment", response_model=SegmentAnswer, openapi_extra=reads(AnswerSegmentBody, *OF_ANSWERS)
+)
 async def segment(caller: CallerDep, body: SegmentBody, caller_left: CallerLeft) -> Response:
     """Outline an object."""
     return await caller.answer(body, caller_left)

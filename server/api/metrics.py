@@ -10,10 +10,11 @@ from starlette.responses import Response
 from server.api.answers import metric_item
 from server.api.deps import Account, ServicesDep, body_of, json_answer
 from server.api.json_body import Parsed
-from server.api.openapi import reads
+from server.api.openapi import lists, reads
 from server.api.pagination import PageDep, PageQuery, page_body, query_integer
+from server.api.schemas.answers import MetricPage, MetricsLogged
 from server.api.schemas.metrics import MetricsBody
-from server.domain.errors import ValidationFailedError
+from server.domain.errors import FinetuneNotFoundError, ValidationFailedError
 from server.domain.rules import MAX_STEP
 
 router = APIRouter(prefix="/v1/tuning/finetunes/{finetune_id}/metrics", tags=["metrics"])
@@ -21,7 +22,9 @@ router = APIRouter(prefix="/v1/tuning/finetunes/{finetune_id}/metrics", tags=["m
 LogBody = Annotated[Parsed[MetricsBody], Depends(body_of(MetricsBody))]
 
 
-@router.post("", openapi_extra=reads(MetricsBody))
+@router.post(
+    "", response_model=MetricsLogged, openapi_extra=reads(MetricsBody, FinetuneNotFoundError)
+)
 async def log_metrics(
     account: Account, finetune_id: str, body: LogBody, services: ServicesDep
 ) -> Response:
@@ -31,7 +34,15 @@ async def log_metrics(
     return json_answer({"ok": True, "step": step, "logged_count": len(values)})
 
 
-@router.get("")
+@router.get(
+    "",
+    response_model=MetricPage,
+    openapi_extra=lists(
+        FinetuneNotFoundError,
+        name={"type": "string", "description": "Only the numbers of this name."},
+        from_step={"type": "integer", "description": "Only from this step on."},
+    ),
+)
 async def list_metrics(
     account: Account, finetune_id: str, request: Request, query: PageDep, services: ServicesDep
 ) -> Response:

@@ -7,12 +7,14 @@ from starlette.responses import PlainTextResponse, Response
 
 from server.api.auth import check_operator
 from server.api.deps import ConfigDep
+from server.api.openapi import refuses
+from server.domain.errors import InvalidApiKeyError
 from server.prometheus import CONTENT_TYPE, Exposition
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, openapi_extra=refuses(InvalidApiKeyError))
 async def read_metrics(request: Request, config: ConfigDep) -> Response:
     """What was counted, as Prometheus text; for this machine, or with the key."""
     check_operator(request, config)

@@ -50,14 +50,14 @@ def install(app: FastAPI) -> None:
 
 def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
     """Render a refusal."""
-    status = _status(error, path)
+    status = status_on(type(error), path)
     message = error.message[:_MAX_MESSAGE_LENGTH]
     body = {
         "detail": _detail(error, message) if status in (400, 422) else message,
         "message": message,
         "error": {
             "message": message,
-            "type": _TYPES.get(status, "server_error"),
+            "type": type_of(status),
             "param": ".".join(str(part) for part in error.loc[1:]) or None,
             "code": error.code,
         },
@@ -71,6 +71,11 @@ def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
     )
 
 
+def type_of(status: int) -> str:
+    """The class of errors that a status belongs to, as clients of OpenAI's API know them."""
+    return _TYPES.get(status, "server_error")
+
+
 def crash(error: Exception, *, path: str, request_id: str) -> Response:
     """Render what nobody foresaw; the log has the trace, the caller only the request id."""
     _log.error("crash", path=path, request_id=request_id, exc_info=error)
@@ -78,12 +83,13 @@ def crash(error: Exception, *, path: str, request_id: str) -> Response:
     return problem(refusal, path=path, request_id=request_id)
 
 
-def _status(error: ServiceError, path: str) -> int:
-    """Inference says 400 where tuning says 422; only pictures by URL are 422 everywhere."""
+def status_on(kind: type[ServiceError], path: str) -> int:
+    """The status of a refusal: inference says 400 where tuning says 422; only pictures by URL are
+    422 everywhere."""
     is_tuning = path.startswith(TUNING_PREFIX)
-    if error.status == 422 and not is_tuning and not isinstance(error, ImageUrlSchemeError):
+    if kind.status == 422 and not is_tuning and not issubclass(kind, ImageUrlSchemeError):
         return 400
-    return error.status
+    return kind.status
 
 
 def _detail(error: ServiceError, message: str) -> list[dict[str, Any]]:

@@ -19,8 +19,10 @@ from server.api.deps import (
     body_of,
 )
 from server.api.json_body import Parsed
-from server.api.openapi import reads
+from server.api.openapi import OF_PICTURES, OF_WORK, reads
+from server.api.schemas.answers import RolloutsAnswer
 from server.api.schemas.rollouts import RolloutsBody
+from server.domain.errors import BaseModelMismatchError, FinetuneNotFoundError, UnknownSkillError
 
 router = APIRouter(prefix="/v1/tuning", tags=["rollouts"])
 
@@ -29,7 +31,18 @@ MakeBody = Annotated[
 ]
 
 
-@router.post("/rollouts", openapi_extra=reads(RolloutsBody))
+@router.post(
+    "/rollouts",
+    response_model=RolloutsAnswer,
+    openapi_extra=reads(
+        RolloutsBody,
+        FinetuneNotFoundError,
+        BaseModelMismatchError,
+        UnknownSkillError,
+        *OF_PICTURES,
+        *OF_WORK,
+    ),
+)
 async def make_rollouts(
     account: Account,
     body: MakeBody,

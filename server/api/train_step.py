@@ -11,9 +11,17 @@ from contract import faults
 from contract.work import WorkClass
 from server.api.deps import Account, ConfigDep, ServicesDep, body_of
 from server.api.json_body import Parsed
-from server.api.openapi import reads
+from server.api.openapi import OF_PICTURES, OF_WORK, reads
 from server.api.resends import DeliveryDep, keyed_call, watched_answer
+from server.api.schemas.answers import TrainStepAnswer
 from server.api.schemas.train_step import TrainStepBody
+from server.domain.errors import (
+    BaseModelMismatchError,
+    FinetuneNotFoundError,
+    IdempotencyKeyReusedError,
+    StepConflictError,
+    UnknownSkillError,
+)
 
 router = APIRouter(prefix="/v1/tuning", tags=["train_step"])
 
@@ -22,7 +30,20 @@ TrainBody = Annotated[
 ]
 
 
-@router.post("/train_step", openapi_extra=reads(TrainStepBody))
+@router.post(
+    "/train_step",
+    response_model=TrainStepAnswer,
+    openapi_extra=reads(
+        TrainStepBody,
+        FinetuneNotFoundError,
+        BaseModelMismatchError,
+        IdempotencyKeyReusedError,
+        StepConflictError,
+        UnknownSkillError,
+        *OF_PICTURES,
+        *OF_WORK,
+    ),
+)
 async def train_step(
     request: Request,
     account: Account,

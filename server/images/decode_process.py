@@ -7,6 +7,7 @@ that a broken file could harm. It ends when the service hangs up.
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -32,10 +33,14 @@ from server.images.exchange import (
 
 MAX_MEMORY_BYTES = 3 << 29  # 1.5 GiB; a 50-megapixel WebP, the costliest, takes 0.8
 
+PATIENCE = 5
+"""Steps of niceness: who waits for the event loop waits for all that it serves."""
+
 
 def main() -> None:
     """Serve until the other end hangs up."""
     fd, max_pixels, max_seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    os.nice(PATIENCE)
     with suppress(ValueError, OSError):  # not every system can limit the address space
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     with socket.socket(fileno=fd) as sock, suppress(EOFError, ConnectionError):

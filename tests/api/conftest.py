@@ -15,6 +15,7 @@ from server.app import create_app
 from server.config import ServerConfig
 from server.db import migrate
 from tests import postgres
+from tests.described import Described, hook
 from tests.fakes import FakeEngine, FakeImageDecoder
 from tests.service import Service
 
@@ -48,8 +49,16 @@ def data_dir(tmp_path: Path, database_url: str | None) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Described:
+    """The document that every answer of these tests is held against."""
+    config = ServerConfig(data_dir=tmp_path_factory.mktemp("described"))
+    app = create_app(config, engine=FakeEngine(), image_decoder=FakeImageDecoder())
+    return Described(app.openapi())
+
+
 @pytest.fixture
-def serve(data_dir: Path, database_url: str | None) -> Serve:
+def serve(data_dir: Path, database_url: str | None, described: Described) -> Serve:
     """Start the app on this test's data directory; more than once is a restart."""
 
     @asynccontextmanager
@@ -71,7 +80,11 @@ def serve(data_dir: Path, database_url: str | None) -> Serve:
         transport = httpx.ASGITransport(app=app)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
+            httpx.AsyncClient(
+                transport=transport,
+                base_url="http://localhost",
+                event_hooks={"response": [hook(described)]},
+            ) as http,
         ):
             yield Service(
                 app=app,

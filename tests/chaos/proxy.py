@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 CHUNK_BYTES = 1 << 14
 MISDEEDS = ("refuse", "cut the body", "lose the answer", "cut the answer", "delay the answer")
@@ -28,6 +28,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
         self.counts: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -57,6 +58,10 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = asyncio.current_task()
+        assert own is not None
+        self._tasks.add(own)  # the loop itself would let it be collected
+        own.add_done_callback(self._tasks.discard)
         let_through = self._chance.random() < SHARE_LET_THROUGH
         deed = "let through" if let_through else self._chance.choice(MISDEEDS)
         self.counts[deed] += 1

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
+import jsonschema_rs
+
 from contract.groups import TrainOptions
 from contract.stats import Metric
+from server import errors_page, openapi_document
+from server.api.examples import EXAMPLES
 from server.config_page import page
+from server.domain.error_catalogue import CATALOGUE, classes
 from server.services.observation import ALL_METRICS
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -15,6 +21,25 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 def test_the_configuration_page_is_the_one_that_the_class_writes() -> None:
     assert (DOCS / "configuration.md").read_text() == page(), "run `make docs`"
+
+
+def test_the_errors_page_has_every_code_and_no_other() -> None:
+    assert (DOCS / "errors.md").read_text() == errors_page.page(), "run `make docs`"
+    assert {kind.code for kind in classes()} == CATALOGUE.keys()
+
+
+def test_the_openapi_document_is_the_one_that_the_routes_write() -> None:
+    assert (DOCS / "openapi.json").read_text() == openapi_document.text(), "run `make docs`"
+
+
+def test_every_example_is_as_its_schema_says() -> None:
+    for model, example in EXAMPLES.items():
+        model.model_validate(example)
+    document = json.loads(openapi_document.text())
+    for name, schema in document["components"]["schemas"].items():
+        for example in schema.get("examples", ()):
+            whole = {**schema, "components": document["components"]}
+            assert jsonschema_rs.is_valid(whole, example), name
 
 
 def test_the_algorithms_page_has_every_option_with_its_default() -> None:

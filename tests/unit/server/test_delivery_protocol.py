@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import struct
 import sys
@@ -15,7 +16,7 @@ import uvicorn
 
 from server.domain.delivery import Delivery, Fate
 from server.http import protocol
-from server.http.listener import num_waiting_at
+from server.http.listener import let_nobody_in, num_waiting_at
 from server.http.protocol import DELIVERY, DeliveryProtocol
 from tests.service import until
 
@@ -306,6 +307,22 @@ def test_who_waits_at_a_port_is_counted() -> None:
             assert num_waiting_at(listener) == 1
             listener.accept()[0].close()
             assert num_waiting_at(listener) == 0
+
+
+def test_nobody_gets_in_any_more_and_who_is_in_is_served() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as late:
+        with socket.create_connection(listener.getsockname()) as early:
+            let_nobody_in(listener)
+            late.setblocking(False)
+            assert late.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+            early.sendall(b"here")
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(4) == b"here"
+                connection.sendall(b"yes")
+                assert early.recv(3) == b"yes"
+        assert num_waiting_at(listener) == 0
+        assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0  # not refused: unheard
 
 
 async def test_a_proxy_that_resets_after_the_answer_has_taken_it() -> None:
