@@ -107,6 +107,7 @@ constraints: setup-bench ## write constraints.txt from what .venv holds
 
 docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.config_page > docs/configuration.md
+	$(BIN)/python -m server.cli_page > docs/cli.md
 	$(BIN)/python -m server.errors_page > docs/errors.md
 	$(BIN)/python -m server.openapi_document > docs/openapi.json
 

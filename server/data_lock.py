@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,8 +34,11 @@ class DataDirectoryError(Exception):
 
 
 @contextmanager
-def lock_data_directory(data_dir: Path) -> Generator[None]:
+def lock_data_directory(data_dir: Path, *, url: str | None = None) -> Generator[None]:
     """Create the directory and own it until the block ends.
+
+    Args:
+        url: Where we serve it, for others on this machine that look for us.
 
     Raises:
         DataDirectoryError: Another server has it, which is named; or it is a copy of one that is
@@ -59,9 +63,44 @@ def lock_data_directory(data_dir: Path) -> Generator[None]:
         _refuse_a_copy(data_dir, _facts(file.read()))
         file.seek(0)
         file.truncate()
-        json.dump(_own_facts(data_dir), file)
+        json.dump(_own_facts(data_dir, url), file)
         file.flush()
         yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who has a data directory now, as it says itself.
+
+    Attributes:
+        pid, host, started_at: None while it is just starting.
+        url: Where it answers; None also where it is no server but a verb such as `import`.
+    """
+
+    pid: int | None = None
+    host: str | None = None
+    started_at: str | None = None
+    url: str | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.host == socket.gethostname()
+
+
+def find_holder(data_dir: Path) -> Holder | None:
+    """Say who has the lock of a data directory now, if somebody has; changes nothing."""
+    if not is_served(data_dir):
+        return None
+    facts = _facts((data_dir / LOCK_FILE).read_text())
+    if not _is_alive(facts):
+        return Holder()
+    return Holder(
+        pid=int(facts["pid"]),
+        host=str(facts["host"]),
+        started_at=str(facts["started_at"]),
+        url=facts.get("url"),
+    )
 
 
 def is_served(data_dir: Path) -> bool:
@@ -90,13 +129,14 @@ def _refuse_a_copy(data_dir: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def _own_facts(data_dir: Path) -> dict[str, Any]:
+def _own_facts(data_dir: Path, url: str | None) -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "started_at": timestamp(),
         "directory": str(data_dir.resolve()),
         "inode": _inode(data_dir),
+        "url": url,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 import subprocess
 import sys
@@ -24,8 +25,11 @@ class DemoError(Exception):
     """The demo cannot run; the message is a sentence for people."""
 
 
-def run_demo(*, data_dir: Path, port: int, steps: int = 40) -> int:
+def run_demo(*, data_dir: Path, port: int, steps: int = 40, as_json: bool = False) -> int:
     """Run the quickstart; return its exit status, or 130 when interrupted.
+
+    Args:
+        as_json: Print one JSON object in the end, and what the script says on stderr.
 
     Raises:
         DemoError: The SDK is not installed, or the server did not start (it has said why).
@@ -41,9 +45,14 @@ def run_demo(*, data_dir: Path, port: int, steps: int = 40) -> int:
         with _server(data_dir, port) as url:
             command = [sys.executable, "-u", str(script), "--endpoint", url]
             command += ["--steps", str(steps)]
-            status = subprocess.run(command, check=False).returncode
+            out = sys.stderr if as_json else None
+            status = subprocess.run(command, stdout=out, check=False).returncode
     except KeyboardInterrupt:
         return INTERRUPTED
+    if as_json:
+        result = {"is_learned": status == 0, "data_dir": str(data_dir), "port": urlsplit(url).port}
+        _say(json.dumps(result, indent=1))
+        return status
     _say(
         f"The demo's server has stopped. Bring it back, with what it learned, by\n\n"
         f"  moontune serve --model tiny --data-dir {data_dir} --port {urlsplit(url).port}\n"

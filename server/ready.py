@@ -1,12 +1,55 @@
-"""The one line of `moontune serve` on stdout: written for people, read by `moontune demo`."""
+"""What `moontune serve` says when it is ready: what to do, on stderr, then one line on stdout.
+
+The line is written for people and read by `moontune demo`; with `--json` it is an object instead.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
 from contract.engine import ModelInfo
+from server.config import ServerConfig
 
 PREFIX = "moontune ready: "
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announcement:
+    """What is said when a server is ready.
+
+    Attributes:
+        result: One line for stdout.
+        advice: Lines for people, for stderr.
+    """
+
+    result: str
+    advice: tuple[str, ...] = ()
+
+
+Announce = Callable[[ServerConfig, str, ModelInfo], Announcement]
+
+
+def banner(config: ServerConfig, url: str, model: ModelInfo) -> Announcement:
+    """For people: the ready line, who may call, and a first script."""
+    lines = (key_state(config), "A first train step, with the SDK unchanged:", "")
+    indented = tuple(f"    {line}" for line in snippet(config, url))
+    return Announcement(result=ready_line(url, model), advice=(*lines, *indented, ""))
+
+
+def ready_json(config: ServerConfig, url: str, model: ModelInfo) -> Announcement:
+    """For programs."""
+    result: dict[str, Any] = {
+        "url": url,
+        "sdk_endpoint": f"{url}/v1/tuning",
+        "needs_key": not config.is_open,
+        "model": asdict(model),
+    }
+    return Announcement(result=json.dumps(result))
 
 
 def base_url(host: str, port: int) -> str:
@@ -20,6 +63,30 @@ def ready_line(url: str, model: ModelInfo) -> str:
     size = _count(model.num_parameters)
     facts = f"{model.family}, {size} parameters, {model.device} {model.dtype}"
     return f"{PREFIX}{url} · model {model.name} ({facts}) · SDK endpoint {url}/v1/tuning"
+
+
+def key_state(config: ServerConfig) -> str:
+    """Who may call, in a sentence; a key is never shown."""
+    if not config.is_open:
+        return "Callers need the API key that MOONTUNE_API_KEY holds."
+    if config.is_loopback:
+        return "No API key is needed; only this machine can call."
+    return (
+        "No API key is needed: EVERYBODY who reaches this address can call (MOONTUNE_ALLOW_OPEN)."
+    )
+
+
+def snippet(config: ServerConfig, url: str) -> tuple[str, ...]:
+    """Six lines of Python that train a step and ask what came of it; they run as pasted."""
+    key = '"none"' if config.is_open else '__import__("os").environ["MOONTUNE_API_KEY"]'
+    return (
+        "import moondream as md",
+        f'ft = md.ft({key}, name="first-steps", rank=8, endpoint="{url}/v1/tuning")',
+        'request = {"skill": "query", "question": "Who are you?"}',
+        'group = {"mode": "sft", "request": request, "target": {"answer": "A moon."}}',
+        'print([ft.train_step([group], lr=1e-3)["step"] for _ in range(4)])',
+        'print("saved:", ft.model(ft.save_checkpoint()["checkpoint"]["step"]))',
+    )
 
 
 def read_url(line: str) -> str | None:

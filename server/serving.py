@@ -37,7 +37,7 @@ from server.http.slow_clients import guarded
 from server.images.decoder import ImageDecoder
 from server.logs import configure_logs
 from server.memory import give_large_blocks_back
-from server.ready import base_url, ready_line
+from server.ready import Announce, banner, base_url
 from server.restarts import RestartSchedule
 from server.services.belonging import list_strangers
 from server.services.container import Services
@@ -72,6 +72,7 @@ def serve(
     *,
     launch: WorkerLaunch | None = None,
     restarts: RestartSchedule | None = None,
+    announce: Announce = banner,
 ) -> int:
     """Serve until told to stop; return the exit status: 0 after an orderly stop, 1 with a reason.
 
@@ -80,6 +81,7 @@ def serve(
     Args:
         launch: How to start the worker; absent: the trainer with the configured model.
         restarts: When to start it again; absent: as in production.
+        announce: What to say when the model answers.
     """
     configure_logs(config.log_level)
     _allow_many_files()
@@ -90,11 +92,12 @@ def serve(
     try:
         with (
             _bind(config.host, config.port) as listener,
-            lock_data_directory(config.data_dir),
+            lock_data_directory(config.data_dir, url=_url(config, listener)),
             own_database(config, on_loss=_leave),
         ):
             _upgrade(config)
-            asyncio.run(_run(config, listener, launch or _trainer_launch(config), restarts))
+            launch = launch or _trainer_launch(config)
+            asyncio.run(_run(config, listener, launch, restarts, announce))
     except KeyboardInterrupt:  # before there was a loop to hear it
         return EXIT_AT_ONCE
     except (CannotServeError, DataDirectoryError, NotOwnerError, WorkerRefusedError) as error:
@@ -108,8 +111,9 @@ async def _run(
     listener: socket.socket,
     launch: WorkerLaunch,
     restarts: RestartSchedule | None,
+    announce: Announce,
 ) -> None:
-    await _Service(config, listener, launch, restarts).run()
+    await _Service(config, listener, launch, restarts, announce).run()
 
 
 class _Server(uvicorn.Server):
@@ -147,10 +151,11 @@ class _Service:
         listener: socket.socket,
         launch: WorkerLaunch,
         restarts: RestartSchedule | None,
+        announce: Announce,
     ) -> None:
         self._config = config
         self._listener = listener
-        self._url = base_url(config.host, listener.getsockname()[1])
+        self._announcement = announce
         self._engine = EngineClient(
             launch,
             restarts=restarts,
@@ -218,7 +223,10 @@ class _Service:
             for sentence in await self._services.database.read(list_strangers, model):
                 _say(sentence)
         self._is_announced = True
-        print(ready_line(self._url, model), flush=True)  # noqa: T201 -- stdout is for this line
+        said = self._announcement(self._config, _url(self._config, self._listener), model)
+        for line in said.advice:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 -- for who started us
+        print(said.result, flush=True)  # noqa: T201 -- stdout is for this line, and it is the last
 
     def _show_progress(self, status: EngineStatus) -> None:
         """Say why one has to wait; a refusal is said once, at the end."""
@@ -275,6 +283,11 @@ def _bind(host: str, port: int) -> socket.socket:
             " choose another --port (0 takes a free one) or --host."
         ) from error
     return listener
+
+
+def _url(config: ServerConfig, listener: socket.socket) -> str:
+    """Where this machine reaches us; the port is the one that we got."""
+    return base_url(config.host, listener.getsockname()[1])
 
 
 def _allow_many_files() -> None:

@@ -151,9 +151,9 @@ def _open_database(config: ServerConfig) -> Generator[Database]:
 def _run_trainer(
     verb: str, config: ServerConfig, facts: dict[str, Any], *flags: str
 ) -> dict[str, Any]:
-    """Run one verb of `trainer.exchange`; its stderr is ours, with the reason of a refusal."""
+    """Run one verb of the trainer; its stderr is ours, with the reason of a refusal."""
     words = [word for key, value in facts.items() for word in (f"--{key}", str(value))]
-    command = module_command("trainer.exchange", verb, *words, *flags, *model_options(config))
+    command = module_command("trainer", verb, *words, *flags, *model_options(config))
     ended = subprocess.run(
         command, env=module_environment(), stdout=subprocess.PIPE, text=True, check=False
     )

@@ -44,7 +44,7 @@ def upgrade(config: ServerConfig) -> None:
             remove_partial_copies(path.parent, f"{path.name}.*{_BACKUP}")
         with database.writer.connect() as connection, connection.begin():
             current = _check(connection)
-            if current == _head():
+            if current == newest_schema():
                 _sign(connection)
                 return
         kept = None if current is None or path is None else _back_up(path, current)
@@ -54,8 +54,8 @@ def upgrade(config: ServerConfig) -> None:
                 _sign(connection)
         except (SQLAlchemyError, CommandError, OSError) as error:
             raise SchemaError(
-                f"The database could not be upgraded from schema {current or 'none'} to {_head()}"
-                f" and is as it was: {_first_line(error)}."
+                f"The database could not be upgraded from schema {current or 'none'} to"
+                f" {newest_schema()} and is as it was: {_first_line(error)}."
                 f"{f' A copy of it is {kept}.' if kept else ''}"
             ) from error
     finally:
@@ -70,9 +70,9 @@ def require_current(database: Database) -> None:
     """
     with database.writer.connect() as connection, connection.begin():
         current = _check(connection)
-    if current != _head():
+    if current != newest_schema():
         raise SchemaError(
-            f"The database has schema {current or 'none'}, this release needs {_head()}."
+            f"The database has schema {current or 'none'}, this release needs {newest_schema()}."
             " Run `moontune serve`, which upgrades it after a backup."
         )
 
@@ -87,6 +87,11 @@ def schema_of(database: Database) -> str | None:
         return _check(connection)
 
 
+def newest_schema() -> str | None:
+    """The schema of this release."""
+    return ScriptDirectory(str(_folder())).get_current_head()
+
+
 def _check(connection: Connection) -> str | None:
     """Return the revision of a database, None for an empty one."""
     current = MigrationContext.configure(connection).get_current_revision()
@@ -95,7 +100,7 @@ def _check(connection: Connection) -> str | None:
         made_by = _signature(connection)
         raise SchemaError(
             f"The database has schema {current}, which a newer release made"
-            f"{f' ({made_by})' if made_by else ''}; {release_name()} knows up to {_head()}."
+            f"{f' ({made_by})' if made_by else ''}; {release_name()} knows up to {newest_schema()}."
             " Install that release, or restore a backup of the database."
         )
     return current
@@ -115,10 +120,6 @@ def _signature(connection: Connection) -> str | None:
         return None
     found = connection.execute(text("SELECT value FROM meta WHERE key = :key"), {"key": RELEASE})
     return found.scalar()
-
-
-def _head() -> str | None:
-    return ScriptDirectory(str(_folder())).get_current_head()
 
 
 def _alembic(connection: Connection) -> Config:

@@ -1,7 +1,7 @@
 """One moontune under test: an API on a fixed port, its workers, its data directory.
 
 The API and the workers are forked from zygotes; they are the production code from `serve` and from
-`trainer.__main__.main` on. What is known of them comes from outside: the ready line, the log, the
+`trainer.process.main` on. What is known of them comes from outside: the ready line, the log, the
 record of forks, the database and the files.
 """
 

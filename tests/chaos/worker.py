@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from tests.chaos import visits
-from trainer import __main__ as trainer
+from trainer import process as trainer
 
 
 def main() -> int:

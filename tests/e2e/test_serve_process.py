@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from server.children import CODE_ROOT, module_environment
+from server.cli import app as command_line
 from server.ready import read_url
 from tests import databases
+from tests.factories import make_sft_group
 
 pytestmark = pytest.mark.e2e
 
 SERVE = CODE_ROOT / "tests" / "unit" / "server_engine" / "serve_with_fake.py"
+KEY = "a-key-for-this-test"
 Server = subprocess.Popen[str]
 StartServer = Callable[..., Server]
 
@@ -61,8 +65,9 @@ def until_ready(server: Server) -> str:
 
 def call(url: str, body: Any = None) -> tuple[int, dict[str, Any]]:
     data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"X-Moondream-Auth": KEY})
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -100,6 +105,66 @@ def test_one_line_on_stdout_and_an_orderly_end(start_server: StartServer) -> Non
     assert "moontune: loading shard 1 of 1" in err
     assert "Traceback" not in err
     assert not is_alive(int(answer["answer"]))
+
+
+def test_verbs_find_the_server_of_a_data_directory(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONTUNE_API_KEY", KEY)
+    server = start_server()
+    url = until_ready(server)
+    folder = str(tmp_path / "data")
+
+    def moontune(*words: str, at: str = "--data-dir", place: str = folder) -> Result:
+        return CliRunner().invoke(command_line, [*words, at, place])
+
+    def told(*words: str) -> dict[str, Any]:
+        return json.loads(moontune(*words, "--json").stdout)
+
+    state = told("status")
+    assert (state["url"], state["is_ready"], state["model"]) == (url, True, "fake")
+    assert (state["holder"]["pid"], state["num_finetunes"]) == (server.pid, 0)
+    assert set(state["waiting"]) == {"inference", "rollouts", "training"}
+    assert state["api_bytes"] > 10 << 20
+    assert f"process {server.pid} on" in moontune("status").stdout
+
+    ids = [
+        call(f"{url}/v1/tuning/finetunes", {"name": f"f{number}", "rank": 8})[1]["finetune_id"]
+        for number in range(101)  # more than one page
+    ]
+    tuned = ids[0]
+    step = {"finetune_id": tuned, "groups": [make_sft_group()]}
+    assert call(f"{url}/v1/tuning/train_step", step)[0] == 200
+    assert call(f"{url}/v1/tuning/finetunes/{tuned}/checkpoints/save", {})[0] == 200
+    assert [f["finetune_id"] for f in told("finetunes", "list")["finetunes"]] == ids
+    assert moontune("finetunes", "list", at="--url", place=url).stdout.count("\n") == 102
+    shown = told("finetunes", "show", tuned)
+    assert (shown["name"], shown["step"], shown["saved_steps"]) == ("f0", 1, [1])
+    assert "saved steps  1\n" in moontune("finetunes", "show", tuned).stdout
+    assert [c["step"] for c in told("checkpoints", "list", tuned)["checkpoints"]] == [1]
+    assert f"{tuned}@1  2" in moontune("checkpoints", "list", tuned).stdout
+    assert told("checkpoints", "show", f"{tuned}@1")["model"].endswith(f"/{tuned}@1")
+    assert f"moontune export {tuned}@1" in moontune("checkpoints", "show", f"{tuned}@1").stdout
+
+    refused = moontune("checkpoints", "delete", f"{tuned}@7", "--yes")
+    assert (refused.exit_code, "saved are: 1." in refused.stderr) == (1, True)
+    unsure = moontune("checkpoints", "delete", f"{tuned}@1")
+    assert (unsure.exit_code, "[y/N]" in unsure.stderr) == (1, True)
+    assert told("checkpoints", "delete", f"{tuned}@1", "--yes") == {"deleted": f"{tuned}@1"}
+    assert moontune("finetunes", "delete", tuned, "--yes").stdout.startswith("Finetune 'f0'")
+    gone = moontune("finetunes", "show", tuned)
+    assert (gone.exit_code, gone.stdout, gone.stderr.count("\n")) == (1, "", 1)
+
+    monkeypatch.setenv("MOONTUNE_API_KEY", "another-key")
+    assert KEY not in (stranger := moontune("finetunes", "list")).output
+    assert (stranger.exit_code, "The API key is not known" in stranger.stderr) == (1, True)
+    assert "Set MOONTUNE_API_KEY" in moontune("status").stdout
+    monkeypatch.setenv("MOONTUNE_API_KEY", KEY)
+    server.terminate()
+    _, err = server.communicate(timeout=20)
+    assert "Callers need the API key that MOONTUNE_API_KEY holds." in err
+    assert KEY not in err
+    assert moontune("status").exit_code == 1
 
 
 def test_a_running_call_is_finished_before_the_end(start_server: StartServer) -> None:

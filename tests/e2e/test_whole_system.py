@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -60,6 +62,46 @@ def worker_pid(server_pid: int) -> int:
         check=True,
     ).stdout
     return next(int(line.split()[0]) for line in listed.splitlines() if "trainer" in line)
+
+
+def test_within_a_minute_of_one_command_its_banner_has_trained_as_pasted(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with LiveServer(tmp_path / "data", MOONTUNE_API_KEY="some-long-secret") as server:
+        lines = (tmp_path / "data" / "stderr.log").read_text().splitlines()
+        assert "Callers need the API key that MOONTUNE_API_KEY holds." in lines
+        pasted = [line.removeprefix("    ") for line in lines if line.startswith("    ")]
+        assert len(pasted) == 6
+        ended = subprocess.run(
+            [sys.executable, "-c", "\n".join(pasted)],
+            env={**os.environ, "MOONTUNE_API_KEY": "some-long-secret"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert time.monotonic() - began < 60
+        assert ended.stdout.splitlines()[0] == "[1, 2, 3, 4]", ended.stderr
+        model = ended.stdout.split()[-1]
+        answer = httpx.post(
+            f"{server.endpoint}/v1/query",
+            json={"model": model, "question": "Who are you?", "settings": GREEDY},
+            headers={"X-Moondream-Auth": "some-long-secret"},
+            timeout=60,
+        )
+        assert answer.status_code == 200
+        assert "some-long-secret" not in "\n".join([*lines, server.ready_line])
+        port = server.endpoint.rpartition(":")[2]
+        doctor = ["doctor", "--json", "--data-dir", str(tmp_path / "data"), "--port", port]
+        examined = subprocess.run(
+            [sys.executable, "-c", "from server.cli import main; main()", *doctor],
+            env={**os.environ, "MOONTUNE_API_KEY": "some-long-secret"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found = {f["check"]: f["level"] for f in json.loads(examined.stdout)["findings"]}
+        healthy = ("address", "exposure", "lock", "database", "packages", "torch", "model")
+        assert {check: found[check] for check in healthy} == dict.fromkeys(healthy, "ok")
+        assert "some-long-secret" not in examined.stdout + examined.stderr
 
 
 def test_training_goes_on_at_the_next_step_after_a_restart(tmp_path: Path) -> None:

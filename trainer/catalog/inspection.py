@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,9 +28,33 @@ def report(directory: Path, *, rank: int) -> list[str]:
         LoadError: Its record cannot be read.
     """
     checkpoint = inspect_checkpoint(directory)
+    count = memory.count_parameters(checkpoint.config)
+    lines = [f"{name:<12}{value}" for name, value in _facts(directory, checkpoint, count)]
+    lines += ["", *columns(_table(checkpoint.config, list(_storages(checkpoint)), count, rank))]
+    return lines
+
+
+def report_json(directory: Path, *, rank: int) -> dict[str, Any]:
+    """The same for programs.
+
+    Raises:
+        ValueError: It is no checkpoint, or the rank does not go with it.
+        LoadError: Its record cannot be read.
+    """
+    checkpoint = inspect_checkpoint(directory)
+    count = memory.count_parameters(checkpoint.config)
+    head, *rows = _table(checkpoint.config, list(_storages(checkpoint)), count, rank)
+    facts = {name.replace(" ", "_"): v for name, v in _facts(directory, checkpoint, count)}
+    return {
+        **facts,
+        "num_parameters": count.total,
+        "memory": {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows},
+    }
+
+
+def _facts(directory: Path, checkpoint: Checkpoint, count: ParameterCount) -> list[tuple[str, str]]:
     config = checkpoint.config
-    count = memory.count_parameters(config)
-    facts = [
+    return [
         ("directory", str(directory)),
         ("family", config.family.value),
         ("layout", f"{checkpoint.layout.value}, {_files(checkpoint)}"),
@@ -39,9 +64,6 @@ def report(directory: Path, *, rank: int) -> list[str]:
         ("tokenizer", _tokenizer(directory, config)),
         *_provenance(directory),
     ]
-    lines = [f"{name:<12}{value}" for name, value in facts]
-    lines += ["", *_table(config, list(_storages(checkpoint)), count, rank)]
-    return lines
 
 
 def check(directory: Path) -> None:
@@ -104,7 +126,7 @@ def _storages(checkpoint: Checkpoint) -> Iterator[Storage]:
 
 def _table(
     config: MoondreamConfig, storages: list[Storage], count: ParameterCount, rank: int
-) -> list[str]:
+) -> list[list[str]]:
     """Memory by what it is for, a column for each way to hold the weights."""
     sequences, positions = memory.SERVED_SEQUENCES, memory.SERVED_POSITIONS
     num_trained = DEFAULT_MICRO_BATCH_TOKENS
@@ -140,7 +162,7 @@ def _table(
         "training, layers computed again",
         [sum(parts) for parts in zip(weights, adapters, recomputed, strict=True)],
     )
-    return columns(rows)
+    return rows
 
 
 def columns(rows: list[list[str]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from trainer.model.checkpoint import inspect_checkpoint
 from trainer.model.published_config import MoondreamConfig
 
 _HEAD = ["model", "pulled", "revision", "licence", "needs", "runs here"]
+_KEYS = ("model", "pulled", "revision", "licence", "needs", "runs_here")
 _NOTHING = "-"
 
 
@@ -27,12 +29,33 @@ class _Machine:
 
 def report(store: ModelStore) -> list[str]:
     """Lines for a person; the device and the dtype are those of `auto`."""
+    machine = _this_machine()
+    head = [_machine_line(machine), f"Pulled models lie in {store.root}.", ""]
+    return [*head, *columns([_HEAD, *_rows(store, machine)])]
+
+
+def report_json(store: ModelStore) -> dict[str, Any]:
+    """The same for programs; `runs_here` begins with yes or no, `-` is what nobody knows."""
+    machine = _this_machine()
+    memory = device_memory(machine.device)
+    return {
+        "device": str(machine.device),
+        "dtype": str(machine.dtype).removeprefix("torch."),
+        "free_bytes": None if memory is None else memory.free,
+        "models_dir": str(store.root),
+        "models": [dict(zip(_KEYS, row, strict=True)) for row in _rows(store, machine)],
+    }
+
+
+def _this_machine() -> _Machine:
     device = choose_device("auto")
-    machine = _Machine(device=device, dtype=choose_dtype("auto", device))
+    return _Machine(device=device, dtype=choose_dtype("auto", device))
+
+
+def _rows(store: ModelStore, machine: _Machine) -> list[list[str]]:
     names = [model.repository for model in KNOWN_MODELS]
     names += [name for name in store.repositories() if name not in names]
-    rows = [_HEAD, *(_row(name, store, machine) for name in names)]
-    return [_machine_line(machine), f"Pulled models lie in {store.root}.", "", *columns(rows)]
+    return [_row(name, store, machine) for name in names]
 
 
 def _machine_line(machine: _Machine) -> str:

@@ -113,6 +113,18 @@ def pull(
     return record
 
 
+def require_pullable(repository: str, *, hub: Hub) -> None:
+    """See whether a model that is not here could be pulled; brings nothing but its configuration.
+
+    Raises:
+        PullError: It is no Moondream.
+        HubError: There is no such repository, its terms are not accepted, or no hub is reached.
+    """
+    known = known_model(repository)
+    listing = hub.list_repository(repository, (known.revision if known else None) or NEWEST)
+    _content(hub, listing, _file(listing, CONFIG_FILE))
+
+
 def _fp8_file(repository: str, is_fp8: bool | None, store: ModelStore) -> str | None:
     """The name of the fp8 weights, where those are to be taken."""
     known = known_model(repository)

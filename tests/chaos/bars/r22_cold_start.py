@@ -117,7 +117,7 @@ def _work(client: Client, stop: threading.Event) -> None:
 def _load_seconds(model: Path) -> float:
     """What a process takes that imports the trainer, loads the model and warms it up."""
     code = (
-        "from pathlib import Path; import trainer.__main__;"
+        "from pathlib import Path; import trainer.process;"
         "from trainer.canary import sing; from trainer.engine import TrainerEngine;"
         "from trainer.loading import load;"
         f"sing(TrainerEngine(load(Path({str(model)!r}), name='m', device='cpu', dtype='auto')))"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from contract.engine import ModelInfo
 from server import resources
 from server.cli import app
-from server.data_lock import DataDirectoryError, lock_data_directory
-from server.ready import base_url, read_url, ready_line
+from server.config import ServerConfig
+from server.data_lock import DataDirectoryError, find_holder, lock_data_directory
+from server.ready import banner, base_url, read_url, ready_json, ready_line
 
 MODEL = ModelInfo(
     name="tiny",
@@ -35,6 +39,21 @@ def test_the_ready_line_says_what_is_served_and_can_be_read_back() -> None:
     )
     assert read_url(line + "\n") == "http://127.0.0.1:8000"
     assert read_url("moontune: loading") is None
+
+
+def test_the_banner_says_who_may_call_and_never_the_key() -> None:
+    url = "http://127.0.0.1:8000"
+    loopback = banner(ServerConfig(), url, MODEL)
+    assert loopback.result == ready_line(url, MODEL)
+    assert loopback.advice[0] == "No API key is needed; only this machine can call."
+    exposed = banner(ServerConfig(host="0.0.0.0", allow_open=True), url, MODEL)
+    assert "EVERYBODY" in exposed.advice[0]
+    config = ServerConfig(api_key=SecretStr("canary-3f9a"))
+    keyed = banner(config, url, MODEL)
+    assert "MOONTUNE_API_KEY" in keyed.advice[0]
+    assert "canary" not in repr(keyed) + repr(ready_json(config, url, MODEL))
+    facts = json.loads(ready_json(config, url, MODEL).result)
+    assert (facts["url"], facts["needs_key"], facts["model"]["name"]) == (url, True, "tiny")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +86,15 @@ def test_a_data_directory_has_one_owner_at_a_time(tmp_path: Path) -> None:
         pass
     with lock_data_directory(tmp_path / "new" / "data"):
         pass
+
+
+def test_the_holder_of_a_data_directory_says_where_it_answers(tmp_path: Path) -> None:
+    assert find_holder(tmp_path) is None
+    with lock_data_directory(tmp_path, url="http://127.0.0.1:1"):
+        holder = find_holder(tmp_path)
+        assert holder is not None
+        assert (holder.url, holder.pid, holder.is_here) == ("http://127.0.0.1:1", os.getpid(), True)
+    assert find_holder(tmp_path) is None
 
 
 def test_a_data_directory_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:

@@ -441,7 +441,7 @@ class TestImport:
 
 
 def test_the_cli_reports_what_cannot_be(tmp_path):
-    command = [sys.executable, "-m", "trainer.exchange", "import"]
+    command = [sys.executable, "-m", "trainer", "import"]
     options = {
         "model": ORACLE / "moondream3",
         "models-dir": tmp_path,

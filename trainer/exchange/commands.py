@@ -1,4 +1,4 @@
-"""`python -m trainer.exchange export|import`: what `moontune export` and `moontune import` start.
+"""`python -m trainer export|import`: what `moontune export` and `moontune import` start.
 
 The last line on stdout is the result as JSON. Exit status 2: this cannot work as asked, stderr says
 why.
@@ -112,7 +112,7 @@ def _weights(arguments: argparse.Namespace) -> FileRef | None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m trainer.exchange", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     leaving = verbs.add_parser("export")
     leaving.add_argument("--to", type=Kind, choices=list(Kind), required=True)
@@ -135,7 +135,3 @@ def _parse() -> argparse.Namespace:
         verb.add_argument("--device", default="auto")
         verb.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m trainer.catalog pull|list|inspect`: what `moontune model` runs.
+"""`python -m trainer pull|list|inspect`: what `moontune model` runs.
 
 Exit status 1: it cannot be done, the last line on stderr says why; 130: interrupted.
 """
@@ -6,7 +6,9 @@ Exit status 1: it cannot be done, the last line on stderr says why; 130: interru
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from trainer.catalog import inspection, listing
@@ -26,9 +28,9 @@ def main() -> int:
             case "pull":
                 _pull(arguments)
             case "list":
-                _say_all(listing.report(ModelStore(arguments.models_dir)))
+                _list(ModelStore(arguments.models_dir), as_json=arguments.json)
             case "inspect":
-                _say_all(inspection.report(arguments.directory, rank=arguments.rank))
+                _inspect(arguments.directory, rank=arguments.rank, as_json=arguments.json)
     except (HubError, PullError, LoadError, OSError, ValueError) as error:
         print(f"moontune: {error}", file=sys.stderr)  # noqa: T201 -- for who called us
         return 1
@@ -43,18 +45,35 @@ def _pull(arguments: argparse.Namespace) -> None:
     store = ModelStore(arguments.models_dir)
     record = pull(
         arguments.repository,
-        hub=Hub(progress_bar=None if sys.stderr.isatty() else plain_progress(_say)),
+        hub=Hub(progress_bar=None if sys.stderr.isatty() else plain_progress(_tell)),
         store=store,
-        say=_say,
+        say=_tell,
         revision=arguments.revision,
         is_fp8=arguments.fp8,
     )
     inspection.check(store.directory(record.repository))
+    if arguments.json:
+        _say(json.dumps(asdict(record), indent=1))
+        return
     _say(f"It is complete. Serve it by `moontune serve --model {record.repository}`.")
 
 
+def _list(store: ModelStore, *, as_json: bool) -> None:
+    if as_json:
+        _say(json.dumps(listing.report_json(store), indent=1))
+    else:
+        _say_all(listing.report(store))
+
+
+def _inspect(directory: Path, *, rank: int, as_json: bool) -> None:
+    if as_json:
+        _say(json.dumps(inspection.report_json(directory, rank=rank), indent=1))
+    else:
+        _say_all(inspection.report(directory, rank=rank))
+
+
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m trainer.catalog", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     puller = verbs.add_parser("pull", help="bring a model here from the hub")
     puller.add_argument("repository", help="such as moondream/moondream3-preview")
@@ -64,6 +83,8 @@ def _parse() -> argparse.Namespace:
     for verb in (puller, lister):
         verb.add_argument("--models-dir", type=Path, required=True, help="the pulled models")
     inspector = verbs.add_parser("inspect", help="what a checkpoint directory holds and needs")
+    for verb in (puller, lister, inspector):
+        verb.add_argument("--json", action="store_true", help="one JSON object as the result")
     inspector.add_argument("directory", type=Path)
     inspector.add_argument("--rank", type=int, default=32, help="of the adapter to train")
     return parser.parse_args()
@@ -75,8 +96,10 @@ def _say_all(lines: list[str]) -> None:
 
 
 def _say(line: str) -> None:
+    """Print a result."""
     print(line, flush=True)  # noqa: T201 -- this talks to a person
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _tell(line: str) -> None:
+    """Say how far it is."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- this talks to a person

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 
 from contract.ids import CheckpointName
-from server.config import ServerConfig, describe_faults, load_config
-from server.travel import TravelError, export_checkpoint, import_adapter
+from server.cli.manners import AsJson, DataDir, config_of, refuse, show_json
 
-DataDir = Annotated[Path | None, typer.Option(help="The server's data directory.")]
 Model = Annotated[
     str | None, typer.Option(help="The base model: `tiny`, a folder or a pulled repository.")
 ]
@@ -32,13 +31,19 @@ def export(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a saved checkpoint for use elsewhere, and measure that it computes the same."""
-    config = _config(data_dir=data_dir, model=model, device=device, dtype=dtype)
+    from server.travel import TravelError, export_checkpoint
+
+    config = config_of(data_dir=data_dir, model=model, device=device, dtype=dtype)
     try:
         manifest = export_checkpoint(config, checkpoint, to=to, out=out)
     except TravelError as error:
-        _fail(str(error))
+        refuse(str(error))
+    if as_json:
+        show_json({"out": str(out), "manifest": manifest})
+        return
     typer.echo(f"Written to {out}. {_told(manifest['agreement'])}")
 
 
@@ -52,13 +57,19 @@ def import_(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a finetune of an adapter from elsewhere; a server may run meanwhile."""
-    config = _config(data_dir=data_dir, model=model, device=device, dtype=dtype)
+    from server.travel import TravelError, import_adapter
+
+    config = config_of(data_dir=data_dir, model=model, device=device, dtype=dtype)
     try:
         arrived = import_adapter(config, source, name=name, any_base=any_base)
     except TravelError as error:
-        _fail(str(error))
+        refuse(str(error))
+    if as_json:
+        show_json(asdict(arrived))
+        return
     typer.echo(
         f"Imported as finetune '{name}' of rank {arrived.rank}. {_told(arrived.agreement)}\n"
         f'  train it on   md.ft(finetune_id="{arrived.finetune_id}", ...)\n'
@@ -72,17 +83,3 @@ def _told(agreement: dict[str, Any]) -> str:
         f" {agreement['max_difference']:.2g} (allowed {agreement['threshold']:.2g}); the adapter"
         f" moves them by {agreement['max_effect']:.2g}."
     )
-
-
-def _config(**options: Any) -> ServerConfig:
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        return load_config(host="127.0.0.1", **given)  # nothing listens: no address is checked
-    except ValueError as error:
-        _fail(describe_faults(error), status=2)
-
-
-def _fail(sentence: str, *, status: int = 1) -> NoReturn:
-    if sentence:  # else the trainer has said it
-        typer.echo(f"moontune: {sentence}", err=True)
-    raise typer.Exit(status)

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from server.children import module_command, module_environment
-from server.config import describe_faults, load_config
+from server.cli.manners import AsJson, config_of, refuse
 
 NEEDED_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "huggingface_hub")
 
@@ -31,49 +31,45 @@ def pull(
         bool | None,
         typer.Option(help="Of a repository with both, take the smaller fp8 weights."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Bring a model here from the Hugging Face hub; again after an interruption to go on."""
     options = [] if revision is None else ["--revision", revision]
     if fp8 is not None:
         options.append("--fp8" if fp8 else "--no-fp8")
-    _become_trainer("pull", *_models_dir(), *options, "--", repository)
+    _become_trainer("pull", *_models_dir(), *options, *_json(as_json), "--", repository)
 
 
 @app.command("list")
-def list_models() -> None:
+def list_models(as_json: AsJson = False) -> None:
     """Show known and pulled models, and which of them this machine can run."""
-    _become_trainer("list", *_models_dir())
+    _become_trainer("list", *_models_dir(), *_json(as_json))
 
 
 @app.command()
 def inspect(
     directory: Annotated[Path, typer.Argument(help="A checkpoint's folder.")],
     rank: Annotated[int, typer.Option(help="Of the adapter to train, for the memory.")] = 32,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a checkpoint is and how much memory it needs, without loading it."""
-    _become_trainer("inspect", "--rank", str(rank), "--", str(directory))
+    _become_trainer("inspect", "--rank", str(rank), *_json(as_json), "--", str(directory))
 
 
 def _models_dir() -> list[str]:
-    try:
-        config = load_config(host="127.0.0.1")  # nothing listens here, so no address is checked
-    except ValueError as error:
-        _fail(describe_faults(error), 2)
-    return ["--models-dir", str(config.models_dir)]
+    return ["--models-dir", str(config_of().models_dir)]
+
+
+def _json(as_json: bool) -> list[str]:
+    return ["--json"] if as_json else []
 
 
 def _become_trainer(*arguments: str) -> NoReturn:
     missing = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        _fail(
+        refuse(
             f"This needs the trainer's packages, and {', '.join(missing)} cannot be found:"
-            " pip install 'moontune[trainer]'.",
-            1,
+            " pip install 'moontune[trainer]'."
         )
-    command = module_command("trainer.catalog", *arguments)
+    command = module_command("trainer", *arguments)
     os.execve(command[0], command, module_environment())
-
-
-def _fail(sentence: str, status: int) -> NoReturn:
-    typer.echo(f"moontune: {sentence}", err=True)
-    raise typer.Exit(status)
