@@ -150,6 +150,9 @@ class Downloads:
     async def _make(self, account_id: str, checkpoint: Checkpoint) -> None:
         finetune_id, step = checkpoint.finetune_id, checkpoint.step
         try:
+            found = await self._database.read(_find, account_id, finetune_id, step)
+            if await self._has_file(found):
+                return  # it was made between our caller's look and now
             with self._dispatcher.place(
                 WorkClass.INFERENCE, finetune_id, account_id=account_id
             ) as place:
