@@ -56,6 +56,12 @@ def reads(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def streams(example: str) -> dict[str, Any]:
+    """Say that a route sends events instead, where its body says `"stream": true`."""
+    media = {"schema": {"type": "string"}, "example": example}
+    return {"responses": {"200": {"content": {"text/event-stream": media}}}}
+
+
 def install(app: FastAPI) -> None:
     """Let the application describe its bodies and its one error."""
 

@@ -24,6 +24,7 @@ from server.domain.json_text import to_json
 _log = structlog.get_logger("server.problems")
 
 TUNING_PREFIX = "/v1/tuning"
+CHAT_PREFIX = "/v1/chat"
 _MAX_MESSAGE_LENGTH = 300
 
 _TYPES = {
@@ -55,12 +56,7 @@ def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
     body = {
         "detail": _detail(error, message) if status in (400, 422) else message,
         "message": message,
-        "error": {
-            "message": message,
-            "type": _TYPES.get(status, "server_error"),
-            "param": ".".join(str(part) for part in error.loc[1:]) or None,
-            "code": error.code,
-        },
+        "error": error_object(error, path=path),
         "request_id": request_id,
     }
     headers: dict[str, str] = {}
@@ -71,19 +67,35 @@ def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
     )
 
 
+def error_object(error: ServiceError, *, path: str) -> dict[str, Any]:
+    """The part of the body that OpenAI's clients read."""
+    return {
+        "message": error.message[:_MAX_MESSAGE_LENGTH],
+        "type": _TYPES.get(_status(error, path), "server_error"),
+        "param": ".".join(str(part) for part in error.loc[1:]) or None,
+        "code": error.code,
+    }
+
+
 def crash(error: Exception, *, path: str, request_id: str) -> Response:
-    """Render what nobody foresaw; the log has the trace, the caller only the request id."""
-    _log.error("crash", path=path, request_id=request_id, exc_info=error)
-    refusal = InternalError(f"Internal error; the server's log has it under {request_id}.")
+    """Render what nobody foresaw."""
+    refusal = crash_refusal(error, path=path, request_id=request_id)
     return problem(refusal, path=path, request_id=request_id)
 
 
+def crash_refusal(error: Exception, *, path: str, request_id: str) -> InternalError:
+    """Log what nobody foresaw with its trace; the caller gets only the request id."""
+    _log.error("crash", path=path, request_id=request_id, exc_info=error)
+    return InternalError(f"Internal error; the server's log has it under {request_id}.")
+
+
 def _status(error: ServiceError, path: str) -> int:
-    """Inference says 400 where tuning says 422; only pictures by URL are 422 everywhere."""
-    is_tuning = path.startswith(TUNING_PREFIX)
-    if error.status == 422 and not is_tuning and not isinstance(error, ImageUrlSchemeError):
-        return 400
-    return error.status
+    """Inference says 400 where tuning says 422; pictures by URL are 422 but in chat."""
+    if error.status != 422 or path.startswith(TUNING_PREFIX):
+        return error.status
+    if isinstance(error, ImageUrlSchemeError) and not path.startswith(CHAT_PREFIX):
+        return error.status
+    return 400
 
 
 def _detail(error: ServiceError, message: str) -> list[dict[str, Any]]:
