@@ -193,12 +193,14 @@ class AnswerDelta:
     """What a streamed answer gained.
 
     Attributes:
-        text: Of a query's answer, a caption or a path, never a part of a character. All texts of
-            an answer joined are that field of its output.
+        text: Of the answer to a query or in a chat, a caption or a path, never a part of a
+            character. All texts of an answer joined are that field of its output.
+        reasoning: Likewise of the thought, where one was asked for; all of it comes first.
         bbox: Of a segment, once, in front of its path.
     """
 
     text: str = ""
+    reasoning: str = ""
     bbox: dict[str, float] | None = None
 
 

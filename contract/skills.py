@@ -20,6 +20,7 @@ class Skill(StrEnum):
     DETECT = "detect"
     CAPTION = "caption"
     SEGMENT = "segment"
+    CHAT = "chat"
 
 
 class FinishReason(StrEnum):
@@ -99,7 +100,34 @@ class SegmentRequest:
     skill: Literal["segment"] = "segment"
 
 
-SkillRequest = QueryRequest | PointRequest | DetectRequest | CaptionRequest | SegmentRequest
+@dataclass(frozen=True, kw_only=True)
+class ChatTurn:
+    """What a user said, beside which pictures, and what was answered; None asks for the answer."""
+
+    text: str
+    images: tuple[int, ...] = ()
+    answer: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """A conversation of at least one turn; the last has no answer, all others have one."""
+
+    turns: tuple[ChatTurn, ...]
+    system: str = ""
+    reasoning: bool = False
+    skill: Literal["chat"] = "chat"
+
+    @property
+    def image(self) -> int | None:
+        """The picture at the very beginning, as other requests have one; further ones follow."""
+        images = self.turns[0].images
+        return images[0] if images else None
+
+
+SkillRequest = (
+    QueryRequest | PointRequest | DetectRequest | CaptionRequest | SegmentRequest | ChatRequest
+)
 TunableRequest = QueryRequest | PointRequest | DetectRequest
 
 
@@ -110,8 +138,8 @@ class Settings:
     Attributes:
         temperature: >= 0; below 1e-4 is greedy.
         top_p: In (0, 1].
-        max_tokens: The most tokens of a text answer, thinking included; query, caption and
-            segment use it.
+        max_tokens: The most tokens of a text answer, thinking included; query, caption, segment
+            and chat use it.
         max_objects: The most objects of a point or detect answer, at least 1; the others ignore it.
     """
 

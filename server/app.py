@@ -11,12 +11,14 @@ from fastapi import Depends, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
+    chat,
     checkpoints,
     files,
     finetunes,
     health,
     inference,
     metrics,
+    models,
     openapi,
     operations,
     problems,
@@ -44,6 +46,8 @@ ROUTERS = (
     files.router,
     metrics.router,
     inference.router,
+    chat.router,
+    models.router,
     health.router,
     operations.router,
 )

@@ -92,4 +92,5 @@ def hook(described: Described) -> Any:
 
 
 def _pattern(path: str) -> str:
-    return re.sub(r"\\\{[^{}]+\\\}", "[^/]+", re.escape(path))
+    one = ".+" if path.startswith("/v1/models") else "[^/]+"  # ids of models have slashes
+    return re.sub(r"\\\{[^{}]+\\\}", one, re.escape(path))

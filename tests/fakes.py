@@ -9,7 +9,7 @@ import io
 import random
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ FAKE_MODEL = ModelInfo(
     dtype="float32",
     num_parameters=1_000_000,
     max_context=2048,
-    skills=("query", "point", "detect", "caption", "segment"),
+    skills=("query", "point", "detect", "caption", "segment", "chat"),
     tunable_skills=("query", "point", "detect"),
     adapter_bytes_per_rank=10_000,
 )
@@ -68,6 +68,8 @@ class FakeEngine:
             the worker's death, which fails every call that it has.
         is_poison: Says of a command whether a worker dies of it, at once.
         gate: While cleared, calls wait after they were handed over.
+        after_delta: What a streamed answer waits for after it told so many deltas.
+        num_told: How many deltas all answers told.
         epoch: The number of the present worker; another takes over as soon as one died.
         counted: What `stats` says while it is ready.
         cancelled: The commands whose callers did not wait for the end.
@@ -82,6 +84,8 @@ class FakeEngine:
         self.step_overrides: dict[str, Any] = {}
         self.gate = asyncio.Event()
         self.gate.set()
+        self.num_told = 0
+        self.after_delta: Callable[[int], Awaitable[None]] = _nothing
         self.epoch = 1
         self.counted = EngineStats()
         self.cancelled: list[Any] = []
@@ -177,8 +181,10 @@ class FakeEngine:
             _require_file(adapter.weights)
         output = _output(command.request, random.Random(command.seed))
         if command.is_streamed and on_delta is not None:
-            for delta in _deltas(output):
+            for number, delta in enumerate(_deltas(output), 1):
                 on_delta(delta)
+                self.num_told += 1
+                await self._in_worker(command, self.after_delta(number))
         return Answered(
             output=output,
             finish_reason=FinishReason.STOP,
@@ -210,15 +216,25 @@ class FakeEngine:
         self.calls.append((verb, command))
         self.num_running += 1
         self.max_running = max(self.max_running, self.num_running)
+        try:
+            await self._in_worker(command, self._pass(command))
+        finally:
+            self.num_running -= 1
+
+    async def _pass(self, command: Any) -> None:
+        fault = self.faults.popleft() if self.faults else None
+        if self.is_poison(command) or isinstance(fault, WorkerUnavailable):
+            self.die()
+        elif fault is not None:
+            raise fault
+        await self.gate.wait()
+
+    async def _in_worker(self, command: Any, work: Awaitable[None]) -> None:
+        """Wait for what the worker does with a command, which ends with the worker."""
         epoch = self.epoch
-        passing = asyncio.ensure_future(self.gate.wait())
+        passing = asyncio.ensure_future(work)
         self._in_hand.append(passing)
         try:
-            fault = self.faults.popleft() if self.faults else None
-            if self.is_poison(command) or isinstance(fault, WorkerUnavailable):
-                self.die()
-            elif fault is not None:
-                raise fault
             await passing
         except asyncio.CancelledError:
             if self.epoch == epoch:
@@ -228,7 +244,6 @@ class FakeEngine:
         finally:
             passing.cancel()
             self._in_hand.remove(passing)
-            self.num_running -= 1
 
 
 class FakeImageDecoder:
@@ -270,6 +285,10 @@ class FakeImageDecoder:
         return PictureCounts(hits=0, misses=self.num_decoded)
 
 
+async def _nothing(_number: int) -> None:
+    pass
+
+
 def _require_file(ref: FileRef) -> None:
     assert Path(ref.path).is_file(), "the weights to answer with are gone"
 
@@ -302,11 +321,13 @@ def _output(request: SkillRequest, draw: random.Random) -> dict[str, Any]:
 
 
 def _deltas(output: dict[str, Any]) -> list[AnswerDelta]:
-    """The box, if there is one, then the text word by word."""
+    """The box or the thought, if there is one, then the text word by word."""
     text = next((output[name] for name in ("answer", "caption", "path") if name in output), "")
     words = re.findall(r"\s*\S+", text)
-    bbox = [AnswerDelta(bbox=output["bbox"])] if "bbox" in output else []
-    return bbox + [AnswerDelta(text=word) for word in words]
+    first = [AnswerDelta(bbox=output["bbox"])] if "bbox" in output else []
+    if "reasoning" in output:
+        first.append(AnswerDelta(reasoning=output["reasoning"]["text"]))
+    return first + [AnswerDelta(text=word) for word in words]
 
 
 def _rollout(request: SkillRequest, step: int, draw: random.Random) -> Rollout:

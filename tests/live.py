@@ -81,6 +81,11 @@ class LiveServer:
         if self._process is None:
             return 0
         self._process.send_signal(with_signal)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit status."""
+        assert self._process is not None
         self._process.communicate(timeout=60)
         status = self._process.returncode
         self._process = None

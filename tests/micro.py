@@ -19,6 +19,8 @@ from torch import Tensor
 from contract.engine import AdapterRef, FileRef, ModelInfo, TrainStep
 from contract.groups import Group, RLGroup, TrainOptions
 from contract.skills import (
+    ChatRequest,
+    ChatTurn,
     DetectRequest,
     Pixels,
     PointRequest,
@@ -56,6 +58,13 @@ QUERY_WITH_IMAGE = QueryRequest(question="what is red?", image=0)
 REASONING = QueryRequest(question="what is left of it?", image=1, reasoning=True)
 POINT = PointRequest(object="red circle", image=0, spatial_refs=((0.25, 0.5),))
 DETECT = DetectRequest(object="blue square", image=1)
+CHAT = ChatRequest(
+    turns=(
+        ChatTurn(text="what is red?", images=(1,), answer="the circle"),
+        ChatTurn(text="and here?", images=(0, 1)),
+    ),
+    system="Be brief.",
+)
 REQUESTS: dict[str, TunableRequest] = {
     "query": QUERY,
     "query-image": QUERY_WITH_IMAGE,

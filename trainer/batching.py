@@ -2,7 +2,7 @@
 
 A row is BOS, its image if it has one, a prompt, and the elements of the actions that followed. The
 prompts of a batch either all have an image or all have none; padding stands on the right, where
-nothing looks at it.
+nothing looks at it. A prompt with further pictures in it is a batch of its own.
 
 Letters: B rows, T positions, I image positions, D width.
 """
@@ -16,25 +16,39 @@ import torch
 from torch import Tensor
 
 from trainer.model.moondream import Moondream
+from trainer.model.text import block_mask
 from trainer.model.upload import uploaded
 from trainer.sequence import Action, Element
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One sequence: a picture, named by its digest, the prompt behind it, and the answer."""
+    """One sequence: a picture, named by its digest, the prompt behind it, and the answer.
+
+    Attributes:
+        pictures: Further ones: in front of which element of the prompt each stands, ascending, and
+            its digest.
+    """
 
     image: str | None
     prompt: Sequence[Element]
     actions: tuple[Action, ...] = ()
+    pictures: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """All its pictures."""
+        first = () if self.image is None else (self.image,)
+        return frozenset((*first, *(digest for _, digest in self.pictures)))
 
     def fed(self, *, coord_divisor: int) -> tuple[Element, ...]:
         """What its actions put behind the prompt; nothing follows the last."""
         return tuple(action.element(coord_divisor=coord_divisor) for action in self.actions[:-1])
 
     def num_positions(self, num_image_tokens: int) -> int:
-        image = 0 if self.image is None else num_image_tokens
-        return 1 + image + len(self.prompt) + max(0, len(self.actions) - 1)
+        num_pictures = len(self.pictures) + (self.image is not None)
+        num_fed = max(0, len(self.actions) - 1)
+        return 1 + num_pictures * num_image_tokens + len(self.prompt) + num_fed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +58,20 @@ class Batch:
     Attributes:
         embeds_BTD: In the model's dtype.
         positions_1T: 0, 1, 2, ...
-        prefix_len: BOS and image, which see one another; 0 without pictures.
+        prefix_len: BOS and image, which see one another; 0 without pictures, and with a mask.
+        mask_1TT: Who sees whom, of a prompt with further pictures.
     """
 
     embeds_BTD: Tensor
     positions_1T: Tensor
     prefix_len: int
+    mask_1TT: Tensor | None = None
 
 
 def make_batch(model: Moondream, rows: Sequence[Row], features: Mapping[str, Tensor]) -> Batch:
     """Embed the prompts of rows that all have an image, or all have none.
+
+    A row with further pictures comes alone: each of them sees itself in both directions.
 
     Args:
         features: [I, D] image tokens by digest.
@@ -61,6 +79,9 @@ def make_batch(model: Moondream, rows: Sequence[Row], features: Mapping[str, Ten
     device = model.text.wte.device
     has_image = rows[0].image is not None
     assert all((row.image is not None) == has_image for row in rows)
+    if any(row.pictures for row in rows):
+        (row,) = rows
+        return _with_further_pictures(model, row, features)
     lead = 1 + (model.config.vision.num_image_tokens if has_image else 0)
     length = lead + max(len(row.prompt) for row in rows)
     stream: list[Element | None] = []
@@ -73,6 +94,36 @@ def make_batch(model: Moondream, rows: Sequence[Row], features: Mapping[str, Ten
         embeds_BTD=embed_stream(model, stream, pictures).view(len(rows), length, -1),
         positions_1T=torch.arange(length, device=device)[None],
         prefix_len=lead if has_image else 0,
+    )
+
+
+def _with_further_pictures(model: Moondream, row: Row, features: Mapping[str, Tensor]) -> Batch:
+    device = model.text.wte.device
+    num_image_tokens = model.config.vision.num_image_tokens
+    stream: list[Element | None] = [None]
+    pictures: dict[int, Tensor] = {}
+    blocks: list[tuple[int, int]] = []
+
+    def show(digest: str) -> None:
+        start = len(stream)
+        pictures[start] = features[digest]
+        stream.extend([None] * num_image_tokens)
+        # BOS sees the picture that follows it at once, as it does where there is no other.
+        blocks.append((0 if start == 1 else start, len(stream)))
+
+    if row.image is not None:
+        show(row.image)
+    begin = 0
+    for index, digest in row.pictures:
+        stream += row.prompt[begin:index]
+        begin = index
+        show(digest)
+    stream += row.prompt[begin:]
+    return Batch(
+        embeds_BTD=embed_stream(model, stream, pictures),
+        positions_1T=torch.arange(len(stream), device=device)[None],
+        prefix_len=0,
+        mask_1TT=block_mask(len(stream), blocks, device=device),
     )
 
 

@@ -233,7 +233,7 @@ class TrainerEngine:
             work_class=WorkClass.ROLLOUTS,
             adapter=command.adapter,
             request=command.request,
-            image=_image_of(command.request, images),
+            images=images,
             settings=command.settings,
             num_rollouts=command.num_rollouts,
             seed=command.seed,
@@ -268,7 +268,7 @@ class TrainerEngine:
             work_class=WorkClass.INFERENCE,
             adapter=command.adapter,
             request=request,
-            image=_image_of(request, images),
+            images=images,
             settings=command.settings,
             num_rollouts=1,
             seed=command.seed,
@@ -377,10 +377,6 @@ class TrainerEngine:
             optimizer=optimizer_file,
             non_finite=computed.non_finite,
         )
-
-
-def _image_of(request: SkillRequest, images: Sequence[Pixels]) -> Pixels | None:
-    return None if request.image is None else images[request.image]
 
 
 def _done(result: R) -> Future[R]:

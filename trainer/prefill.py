@@ -63,7 +63,7 @@ def prefill_together(
 
     Args:
         adapters: Of each row; None for the base model.
-        rows: Without actions; all have an image, or none has.
+        rows: Without actions; all have an image, or none has. One with further pictures is alone.
         features: [I, D] image tokens by digest.
     """
     batch = make_batch(model, rows, features)
@@ -73,6 +73,7 @@ def prefill_together(
     last_BD = model.text(
         batch.embeds_BTD,
         positions_BT=batch.positions_1T,
+        attention_mask_BTS=batch.mask_1TT,
         prefix_len=batch.prefix_len,
         cache=cache,
         adapter=_adapter_of(model, adapters),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from contract.engine import AdapterRef
@@ -22,7 +22,7 @@ class SampleRequest:
 
     Attributes:
         adapter: None for the base model.
-        image: The picture that the request shows, if any.
+        images: The pictures that the request names by index; it need not show all of them.
         loc: Where the fields of the request stand in the caller's body.
         on_growth: Hears of the first rollout after each of its tokens.
     """
@@ -30,7 +30,7 @@ class SampleRequest:
     work_class: WorkClass
     adapter: AdapterRef | None
     request: SkillRequest
-    image: Pixels | None
+    images: Sequence[Pixels]
     settings: Settings
     num_rollouts: int
     seed: int
@@ -74,10 +74,18 @@ class SampleJob:
     leases: list[Callable[[], None]] = field(default_factory=list)
 
     @property
+    def images(self) -> list[Pixels]:
+        """The pictures that it shows, each once."""
+        shown = self.row.digests
+        by_digest = {i.digest: i for i in self.wanted.images if i.digest in shown}
+        return list(by_digest.values())
+
+    @property
     def prefix_key(self) -> Hashable:
         """Everything that the prefix depends on, the version of the weights above all."""
         ref = self.wanted.adapter
-        return (None if ref is None else version_of(ref), self.row.image, self.row.prompt)
+        version = None if ref is None else version_of(ref)
+        return (version, self.row.image, self.row.pictures, self.row.prompt)
 
     @property
     def shared_as(self) -> Hashable:

@@ -26,7 +26,7 @@ from typing import cast
 import torch
 
 from contract.errors import RequestRefused
-from contract.skills import Skill
+from contract.skills import ChatRequest, Skill, SkillRequest
 from contract.work import WorkClass
 from trainer.adapters.bank import AdapterBank
 from trainer.batching import Row
@@ -39,6 +39,7 @@ from trainer.memory import kv_bytes_per_position
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
 from trainer.prefill import Prefix, prefill_together
+from trainer.prompts import prompt_row
 from trainer.sample_job import Sampled, SampleJob, SampleRequest
 from trainer.sequence import Trace
 from trainer.shelf import Shelf
@@ -118,17 +119,16 @@ class Sampler:
         Raises:
             RequestRefused: The prompt leaves no room for an answer.
         """
-        skill = SKILLS[Skill(wanted.request.skill)]
-        row = Row(
-            image=None if wanted.image is None else wanted.image.digest,
-            prompt=tuple(skill.prompt(wanted.request, self._language)),
-        )
         job = SampleJob(
-            ticket=next(self._tickets), wanted=wanted, row=row, arrived=time.perf_counter()
+            ticket=next(self._tickets),
+            wanted=wanted,
+            row=prompt_row(wanted.request, wanted.images, self._language),
+            arrived=time.perf_counter(),
         )
         self._check_room(job)
-        if wanted.image is not None and job.prefix_key not in self._prefixes:
-            self._features.prepare(wanted.image)
+        if job.prefix_key not in self._prefixes:
+            for image in job.images:
+                self._features.prepare(image)
         if wanted.adapter is not None:
             self._bank.prepare(wanted.adapter)
         self._waiting[wanted.work_class].append(job)
@@ -266,7 +266,7 @@ class Sampler:
         if not self._prefixes.can_take(sum(lengths) * self._position_bytes):
             job.is_blocked = not taken
             return False
-        are_alike = all((job.row.image is None) == (o.row.image is None) for o in new.values())
+        are_alike = all(_are_alike(job.row, other.row) for other in new.values())
         num_computed = len(lengths) * max(lengths)  # the shorter ones are filled up
         return not new or (are_alike and num_computed <= self._max_prefill_positions)
 
@@ -286,7 +286,7 @@ class Sampler:
         distinct = {job.prefix_key: job for job in jobs}
         found = {key: self._prefixes.get(key) for key in distinct}
         new = [distinct[key] for key, prefix in found.items() if prefix is None]
-        images = [job.wanted.image for job in new if job.wanted.image is not None]
+        images = [image for job in new for image in job.images]
         if new:
             computed = prefill_together(
                 self._model,
@@ -444,8 +444,8 @@ class Sampler:
 
     def _forget(self, job: SampleJob) -> None:
         """Give up what was prepared for a request that ends before its prompt was computed."""
-        if job.wanted.image is not None:
-            self._features.forget(job.wanted.image)
+        for image in job.images:
+            self._features.forget(image)
         if job.wanted.adapter is not None:
             self._bank.forget(job.wanted.adapter)
 
@@ -462,12 +462,25 @@ class Sampler:
         max_context = self._model.config.text.max_context
         room = max_context - self._num_positions(job)
         if room < LEAST_ROOM:
-            field_name = "object" if hasattr(job.wanted.request, "object") else "question"
             raise RequestRefused(
-                f"The prompt leaves {room} of {max_context} positions for an answer; "
-                "shorten the question.",
-                loc=(*job.wanted.loc, field_name),
+                f"The prompt leaves {max(room, 0)} of {max_context} positions for an answer; "
+                "shorten it, or send fewer pictures.",
+                loc=(*job.wanted.loc, _longest_field(job.wanted.request)),
             )
+
+
+def _are_alike(row: Row, other: Row) -> bool:
+    """Whether two prompts can go through the model in one pass."""
+    if row.pictures or other.pictures:
+        return False
+    return (row.image is None) == (other.image is None)
+
+
+def _longest_field(request: SkillRequest) -> str:
+    """What of a request may be too long."""
+    if isinstance(request, ChatRequest):
+        return "messages"
+    return "object" if hasattr(request, "object") else "question"
 
 
 def _arrival(job: SampleJob) -> float:

@@ -1,4 +1,4 @@
-"""Streamed answers: what the text of an answer gained with its last token.
+"""Streamed answers: what the text of an answer, and of its thought, gained with its last token.
 
 Chunks never split a character and begin without whitespace; spaces at the end are held back until
 something follows them. Joined, the chunks are the text of the finished answer.
@@ -16,7 +16,12 @@ from trainer.sequence import Action
 from trainer.skills import SKILLS
 from trainer.skills.base import Language, to_wire
 
-STREAMED_TEXT = {Skill.QUERY: "answer", Skill.CAPTION: "caption", Skill.SEGMENT: "path"}
+STREAMED_TEXT = {
+    Skill.QUERY: "answer",
+    Skill.CHAT: "answer",
+    Skill.CAPTION: "caption",
+    Skill.SEGMENT: "path",
+}
 """The part of an output that grows; points and boxes do not."""
 
 INCOMPLETE = "\ufffd"
@@ -34,6 +39,7 @@ class AnswerStream:
         self._language = language
         self._tell = tell
         self._told = ""
+        self._told_reasoning = ""
         self._has_told_box = False
 
     def grow(self, rollout: Rollout) -> None:
@@ -47,9 +53,20 @@ class AnswerStream:
         if output.get("bbox") is not None and not self._has_told_box:
             self._has_told_box = True
             self._tell(AnswerDelta(bbox=output["bbox"]))
-        text: str = output[STREAMED_TEXT[self._skill]]
-        if not is_finished:
-            text = text.rstrip(INCOMPLETE).rstrip()
-        if len(text) > len(self._told) and text.startswith(self._told):
-            self._tell(AnswerDelta(text=text[len(self._told) :]))
-            self._told = text
+        if "reasoning" in output:
+            has_thought = is_finished or wire.has_answer_separator
+            gained = _gained(output["reasoning"]["text"], self._told_reasoning, has_thought)
+            if gained:
+                self._told_reasoning += gained
+                self._tell(AnswerDelta(reasoning=gained))
+        gained = _gained(output[STREAMED_TEXT[self._skill]], self._told, is_finished)
+        if gained:
+            self._told += gained
+            self._tell(AnswerDelta(text=gained))
+
+
+def _gained(text: str, told: str, is_finished: bool) -> str:
+    """What a text has beyond what was told of it, as far as it is certain."""
+    if not is_finished:
+        text = text.rstrip(INCOMPLETE).rstrip()
+    return text[len(told) :] if text.startswith(told) else ""

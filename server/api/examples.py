@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from server.api.schemas.chat import ChatBody
 from server.api.schemas.finetunes import CreateFinetuneBody
 from server.api.schemas.inference import (
     AnswerCaptionBody,
@@ -71,4 +72,16 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     AnswerPointBody: {"object": "car", "image_url": PICTURE},
     AnswerDetectBody: {"object": "car", "image_url": PICTURE},
     AnswerSegmentBody: {"object": "car", "image_url": PICTURE},
+    ChatBody: {
+        "model": "moondream3-preview",
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": PICTURE}},
+                    {"type": "text", "text": "How many cars?"},
+                ],
+            }
+        ],
+    },
 }

@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from contract.work import WorkClass
-from server.api.deps import (
-    Account,
-    CallerLeft,
-    ConfigDep,
-    ServicesDep,
-    body_of,
-    json_answer,
-)
+from server.api.answer_events import SegmentEvents, TextEvents, answer_facts
+from server.api.answering import Caller
+from server.api.deps import CallerLeft, body_of, json_answer
+from server.api.event_stream import EventForm
 from server.api.json_body import Parsed
-from server.api.openapi import OF_ANSWERS, reads
+from server.api.openapi import OF_ANSWERS, reads, streams
 from server.api.schemas.answers import (
     CaptionAnswer,
     DetectAnswer,
@@ -55,61 +51,59 @@ SegmentBody = Annotated[
 ]
 
 
-class Caller:
-    """Who asks, and what every skill needs to answer."""
-
-    def __init__(
-        self, request: Request, account: Account, config: ConfigDep, services: ServicesDep
-    ):
-        self._request_id: str = request.state.request_id
-        self._account = account
-        self._config = config
-        self._services = services
-
-    async def answer(self, body: Parsed[Any], caller_left: asyncio.Future[None]) -> Response:
-        """Answer one request."""
-        value: AnswerBody = body.value
-        order = to_order(
-            value,
-            fingerprint=body.fingerprint,
-            max_generation_tokens=self._config.max_generation_tokens,
-        )
-        answered = await self._services.inference.answer(
-            self._account, order, caller_left=caller_left
-        )
-        return json_answer(
-            {
-                **answered.output,
-                "request_id": self._request_id,
-                "finish_reason": answered.finish_reason.value,
-                "metrics": {
-                    "input_tokens": answered.input_tokens,
-                    "output_tokens": answered.output_tokens,
-                    "prefill_time_ms": answered.prefill_time_ms,
-                    "decode_time_ms": answered.decode_time_ms,
-                    "ttft_ms": answered.ttft_ms,
-                },
-            }
-        )
-
+TEXT_EXAMPLE = (
+    'data: {"chunk": "A scene", "completed": false, "request_id": "..."}\n\n'
+    'data: {"chunk": "", "completed": true, "request_id": "...", ...}\n\n'
+)
+SEGMENT_EXAMPLE = (
+    'data: {"type": "bbox", "bbox": {...}}\n\n'
+    'data: {"type": "path_delta", "chunk": "M 0 0.76", "completed": false}\n\n'
+    'data: {"type": "final", "path": "...", "bbox": {...}, "completed": true}\n\n'
+)
 
 CallerDep = Annotated[Caller, Depends()]
 
 
+async def answer(caller: Caller, body: Parsed[Any], caller_left: asyncio.Future[None]) -> Response:
+    """Answer one request, as a stream if it asks for one."""
+    value: AnswerBody = body.value
+    order = to_order(
+        value, fingerprint=body.fingerprint, max_generation_tokens=caller.max_generation_tokens
+    )
+    form = _events(value, caller)
+    if form is not None:
+        return caller.stream(order, form, caller_left)
+    answered = await caller.answer(order, caller_left)
+    return json_answer({**answered.output, **answer_facts(answered, caller.request_id)})
+
+
+def _events(body: AnswerBody, caller: Caller) -> EventForm | None:
+    """The form of the stream that a request asks for; points and boxes have none."""
+    if isinstance(body, AnswerPointBody | AnswerDetectBody) or not body.stream:
+        return None
+    if isinstance(body, AnswerSegmentBody):
+        return SegmentEvents()
+    return TextEvents(request_id=caller.request_id, account_id=caller.account_id)
+
+
 @router.post(
-    "/query", response_model=QueryAnswer, openapi_extra=reads(AnswerQueryBody, *OF_ANSWERS)
+    "/query",
+    response_model=QueryAnswer,
+    openapi_extra=reads(AnswerQueryBody, *OF_ANSWERS) | streams(TEXT_EXAMPLE),
 )
 async def query(caller: CallerDep, body: QueryBody, caller_left: CallerLeft) -> Response:
     """Answer a question, about an image or not."""
-    return await caller.answer(body, caller_left)
+    return await answer(caller, body, caller_left)
 
 
 @router.post(
-    "/caption", response_model=CaptionAnswer, openapi_extra=reads(AnswerCaptionBody, *OF_ANSWERS)
+    "/caption",
+    response_model=CaptionAnswer,
+    openapi_extra=reads(AnswerCaptionBody, *OF_ANSWERS) | streams(TEXT_EXAMPLE),
 )
 async def caption(caller: CallerDep, body: CaptionBody, caller_left: CallerLeft) -> Response:
     """Describe an image."""
-    return await caller.answer(body, caller_left)
+    return await answer(caller, body, caller_left)
 
 
 @router.post(
@@ -117,7 +111,7 @@ async def caption(caller: CallerDep, body: CaptionBody, caller_left: CallerLeft)
 )
 async def point(caller: CallerDep, body: PointBody, caller_left: CallerLeft) -> Response:
     """Point at every instance of an object."""
-    return await caller.answer(body, caller_left)
+    return await answer(caller, body, caller_left)
 
 
 @router.post(
@@ -125,12 +119,14 @@ async def point(caller: CallerDep, body: PointBody, caller_left: CallerLeft) -> 
 )
 async def detect(caller: CallerDep, body: DetectBody, caller_left: CallerLeft) -> Response:
     """Draw a box around every instance of an object."""
-    return await caller.answer(body, caller_left)
+    return await answer(caller, body, caller_left)
 
 
 @router.post(
-    "/segment", response_model=SegmentAnswer, openapi_extra=reads(AnswerSegmentBody, *OF_ANSWERS)
+    "/segment",
+    response_model=SegmentAnswer,
+    openapi_extra=reads(AnswerSegmentBody, *OF_ANSWERS) | streams(SEGMENT_EXAMPLE),
 )
 async def segment(caller: CallerDep, body: SegmentBody, caller_left: CallerLeft) -> Response:
     """Outline an object."""
-    return await caller.answer(body, caller_left)
+    return await answer(caller, body, caller_left)

@@ -143,6 +143,12 @@ def reads(model: type[BaseModel], *refusals: type[ServiceError]) -> dict[str, An
     return {"requestBody": body, **refuses(*OF_BODIES, *refusals)}
 
 
+def streams(example: str) -> dict[str, Any]:
+    """Say that a route sends events instead, where its body says `"stream": true`."""
+    media = {"schema": {"type": "string"}, "example": example}
+    return {"responses": {"200": {"content": {"text/event-stream": media}}}}
+
+
 def refuses(*refusals: type[ServiceError]) -> dict[str, Any]:
     """Say what a route refuses besides what all routes do."""
     _refusals.update({kind.code: kind for kind in refusals})

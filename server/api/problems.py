@@ -24,6 +24,7 @@ from server.domain.json_text import to_json
 _log = structlog.get_logger("server.problems")
 
 TUNING_PREFIX = "/v1/tuning"
+CHAT_PREFIX = "/v1/chat"
 _MAX_MESSAGE_LENGTH = 300
 
 _TYPES = {
@@ -55,12 +56,7 @@ def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
     body = {
         "detail": _detail(error, message) if status in (400, 422) else message,
         "message": message,
-        "error": {
-            "message": message,
-            "type": type_of(status),
-            "param": ".".join(str(part) for part in error.loc[1:]) or None,
-            "code": error.code,
-        },
+        "error": error_object(error, path=path),
         "request_id": request_id,
     }
     headers: dict[str, str] = {}
@@ -71,25 +67,41 @@ def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
     )
 
 
+def error_object(error: ServiceError, *, path: str) -> dict[str, Any]:
+    """The part of the body that OpenAI's clients read."""
+    return {
+        "message": error.message[:_MAX_MESSAGE_LENGTH],
+        "type": type_of(status_on(type(error), path)),
+        "param": ".".join(str(part) for part in error.loc[1:]) or None,
+        "code": error.code,
+    }
+
+
 def type_of(status: int) -> str:
     """The class of errors that a status belongs to, as clients of OpenAI's API know them."""
     return _TYPES.get(status, "server_error")
 
 
 def crash(error: Exception, *, path: str, request_id: str) -> Response:
-    """Render what nobody foresaw; the log has the trace, the caller only the request id."""
-    _log.error("crash", path=path, request_id=request_id, exc_info=error)
-    refusal = InternalError(f"Internal error; the server's log has it under {request_id}.")
+    """Render what nobody foresaw."""
+    refusal = crash_refusal(error, path=path, request_id=request_id)
     return problem(refusal, path=path, request_id=request_id)
 
 
+def crash_refusal(error: Exception, *, path: str, request_id: str) -> InternalError:
+    """Log what nobody foresaw with its trace; the caller gets only the request id."""
+    _log.error("crash", path=path, request_id=request_id, exc_info=error)
+    return InternalError(f"Internal error; the server's log has it under {request_id}.")
+
+
 def status_on(kind: type[ServiceError], path: str) -> int:
-    """The status of a refusal: inference says 400 where tuning says 422; only pictures by URL are
-    422 everywhere."""
-    is_tuning = path.startswith(TUNING_PREFIX)
-    if kind.status == 422 and not is_tuning and not issubclass(kind, ImageUrlSchemeError):
-        return 400
-    return kind.status
+    """The status of a refusal: inference says 400 where tuning says 422; pictures by URL are 422
+    but in chat."""
+    if kind.status != 422 or path.startswith(TUNING_PREFIX):
+        return kind.status
+    if issubclass(kind, ImageUrlSchemeError) and not path.startswith(CHAT_PREFIX):
+        return kind.status
+    return 400
 
 
 def _detail(error: ServiceError, message: str) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """Cuts the pictures out of a body before it is parsed, and puts them back into what is sent.
 
 A picture is most of a body, and nobody needs it before the call has its turn. So the value of each
-long `image_url` is replaced by a short text that says where its bytes lie in the stored body, and
-the rest is parsed. Only what stands in the JSON as it is (no escapes, printable ASCII) is cut, so
-that the bytes of a slice are the text, and may stand in an answer's JSON as they are. What else a
-client writes (escapes, other prefixes) is parsed like any text.
+long `image_url`, or `url` as in chat, is replaced by a short text that says where its bytes lie in
+the stored body, and the rest is parsed. Only what stands in the JSON as it is (no escapes,
+printable ASCII) is cut, so that the bytes of a slice are the text, and may stand in an answer's
+JSON as they are. What else a client writes (escapes, other prefixes) is parsed like any text.
 
 The text names its body by 128 random bits: nobody can write one for a body that is not theirs.
 """
@@ -21,7 +21,7 @@ from server.bodies.stored import StoredBody
 MIN_SLICE_BYTES = 4096
 
 _HEAD = b'"data:'
-_KEY = re.compile(rb'(?<!\\)"image_url"[ \t\r\n]*:[ \t\r\n]*\Z')
+_KEY = re.compile(rb'(?<!\\)"(?:image_)?url"[ \t\r\n]*:[ \t\r\n]*\Z')
 _LOOK_BACK_BYTES = 64
 _WINDOW_BYTES = 1 << 20
 _PRINTABLE = bytes(range(0x20, 0x7F))
@@ -97,7 +97,7 @@ def with_slices(body: StoredBody, text: bytes) -> list[bytes | Slice]:
 
 
 def _candidates(body: StoredBody) -> Iterator[int]:
-    """Where the text of an `image_url` begins that may be long.
+    """Where the text of an `image_url` or `url` begins that may be long.
 
     In JSON, an unescaped quote that the name and a colon precede is the beginning of a value.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
-from server.db.models import Checkpoint
+from server.db.models import Checkpoint, Finetune
 
 
 def find_living(session: Session, finetune_id: str, step: int) -> Checkpoint | None:
@@ -65,6 +65,23 @@ def last_step_before(session: Session, finetune_id: str, step: int) -> int | Non
             Checkpoint.finetune_id == finetune_id,
             Checkpoint.deleted_at_ms.is_(None),
             Checkpoint.step < step,
+        )
+    )
+
+
+def list_newest(session: Session, account_id: str, *, limit: int) -> list[Checkpoint]:
+    """Return the account's saved checkpoints of living finetunes, newest first."""
+    return list(
+        session.scalars(
+            select(Checkpoint)
+            .join(Finetune, Finetune.id == Checkpoint.finetune_id)
+            .where(
+                Finetune.account_id == account_id,
+                Finetune.deleted_at_ms.is_(None),
+                Checkpoint.deleted_at_ms.is_(None),
+            )
+            .order_by(Checkpoint.created_at_ms.desc(), Checkpoint.id.desc())
+            .limit(limit)
         )
     )
 

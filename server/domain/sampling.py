@@ -37,7 +37,7 @@ def resolve_settings(
     The object cap of detect is `max_objects` (50), and `max_tokens // 3` if that was sent; of point
     it is `max_tokens // 2` with its default, and `max_objects` if that was sent. At least one.
     """
-    is_text = skill in (Skill.QUERY, Skill.CAPTION)
+    is_text = skill in (Skill.QUERY, Skill.CAPTION, Skill.CHAT)
     if purpose is Purpose.TUNING:
         temperature, top_p, max_tokens = 1.0, 1.0, 256 if skill is Skill.DETECT else 128
     else:

@@ -13,7 +13,7 @@ from contract.engine import AdapterRef, FileRef, ModelInfo
 from contract.ids import parse_ulid
 from server.db import checkpoints, finetunes, train_requests, train_steps
 from server.db.connection import Database
-from server.db.models import Finetune
+from server.db.models import Checkpoint, Finetune
 from server.domain.clock import now_ms
 from server.domain.errors import (
     BaseModelMismatchError,
@@ -113,10 +113,6 @@ class Adapters:
         """Refuse a finetune that was deleted or never was."""
         await self._database.read(living_finetune, account_id, finetune_id)
 
-    async def require_saved(self, account_id: str, finetune_id: str, step: int) -> None:
-        """Refuse a step that is not saved."""
-        await self._database.read(_read_saved, account_id, finetune_id, step, None)
-
     @asynccontextmanager
     async def _lease(self, reading: Awaitable[AdapterState]) -> AsyncGenerator[AdapterState]:
         async with self._files.lock:
@@ -197,9 +193,15 @@ def _record(
     return dataclasses.replace(state, seq=seq)
 
 
-def _read_saved(
-    session: Session, account_id: str, finetune_id: str, step: int, model: ModelInfo | None
-) -> AdapterState:
+def saved_checkpoint(
+    session: Session, account_id: str, finetune_id: str, step: int
+) -> tuple[Finetune, Checkpoint]:
+    """Return a saved checkpoint and its finetune.
+
+    Raises:
+        FinetuneNotFoundError: The finetune was deleted or never was.
+        CheckpointNotFoundError: The step is not saved; it names those near it that are.
+    """
     finetune = living_finetune(session, account_id, finetune_id)
     checkpoint = checkpoints.find_living(session, finetune.id, step)
     if checkpoint is None:
@@ -207,8 +209,14 @@ def _read_saved(
         saved = ", ".join(str(near) for near in sorted(nearest))
         hint = f"saved steps near it: {saved}" if saved else "no step of this finetune is saved"
         raise CheckpointNotFoundError(f"Checkpoint not found: step {step} is not saved; {hint}.")
-    if model is not None:
-        check_base_model(finetune, model)
+    return finetune, checkpoint
+
+
+def _read_saved(
+    session: Session, account_id: str, finetune_id: str, step: int, model: ModelInfo
+) -> AdapterState:
+    finetune, checkpoint = saved_checkpoint(session, account_id, finetune_id, step)
+    check_base_model(finetune, model)
     return AdapterState(
         ordinal=finetune.ordinal,
         adapter=_adapter(finetune, step, checkpoint.weights),
@@ -226,10 +234,10 @@ def _adapter(finetune: Finetune, step: int, weights: FileRef | None) -> AdapterR
     )
 
 
-def _weights_bytes(finetune: Finetune, weights: FileRef | None, model: ModelInfo | None) -> int:
+def _weights_bytes(finetune: Finetune, weights: FileRef | None, model: ModelInfo) -> int:
     if weights is not None:
         return weights.num_bytes
-    return 0 if model is None else finetune.rank * model.adapter_bytes_per_rank
+    return finetune.rank * model.adapter_bytes_per_rank
 
 
 def check_base_model(finetune: Finetune, model: ModelInfo) -> None:

@@ -22,6 +22,7 @@ from server.services.inference import Inference
 from server.services.keyed import KeyedCalls
 from server.services.ledger import Ledger
 from server.services.metrics import Metrics
+from server.services.models import Models
 from server.services.observation import Observation
 from server.services.rollouts import Rollouts
 from server.services.step_work import StepWork
@@ -48,6 +49,7 @@ class Services:
     checkpoints: Checkpoints
     downloads: Downloads
     metrics: Metrics
+    models: Models
     inference: Inference
 
 
@@ -70,6 +72,7 @@ def build_services(
     admission = build_admission(config, decoder)
     ledger = Ledger(database, meters)
     keyed = KeyedCalls(database)
+    models = Models(database, engine, base_aliases=config.model_aliases)
     return Services(
         config=config,
         engine=engine,
@@ -133,6 +136,7 @@ def build_services(
             link_seconds=config.download_link_seconds,
         ),
         metrics=Metrics(database),
+        models=models,
         inference=Inference(
             engine=engine,
             dispatcher=dispatcher,
@@ -140,7 +144,7 @@ def build_services(
             adapters=adapters,
             pictures=admission.pictures,
             seeds=seeds,
-            base_aliases=config.model_aliases,
+            models=models,
             queue_seconds=config.inference_queue_seconds,
         ),
     )

@@ -62,6 +62,7 @@ class Handover:
         fingerprint: bytes,
         begin_before: float | None = None,
         redo_before: float | None = None,
+        may_redo: Callable[[], bool] = lambda: True,
     ) -> T:
         """Run `verb`, and again on the next worker if one dies under it.
 
@@ -72,6 +73,7 @@ class Handover:
             fingerprint: Recognises the same request, also when it comes again.
             begin_before: Do not begin after this moment (dispatcher's clock); None: whenever.
             redo_before: Do not begin again after this one; None: as `begin_before`.
+            may_redo: Asked when a worker died under it, before anything else happens.
 
         Raises:
             ServiceError: The refusal that the caller gets.
@@ -82,7 +84,7 @@ class Handover:
             try:
                 return await self._until_back(verb, fingerprint)
             except WorkerDiedError as error:
-                if self._dispatcher.is_draining:
+                if self._dispatcher.is_draining or not may_redo():
                     raise translate(error) from error
             except EngineError as error:
                 raise translate(error) from error

@@ -10,22 +10,23 @@ from typing import Any, TypeVar
 
 from contract.codec import to_plain
 from contract.engine import Answer, Answered, ModelInfo
-from contract.ids import MODEL_PREFIX, CheckpointName
+from contract.ids import CheckpointName
 from contract.skills import Settings, SkillRequest
 from contract.work import WorkClass
-from server.domain.errors import CallerLeftError, ModelNotFoundError
+from server.domain.errors import CallerLeftError
 from server.domain.seeds import SeedSource
 from server.services.adapters import Adapters, AdapterState
 from server.services.dispatch import Dispatcher, SupervisedEngine
+from server.services.growth import Growth
 from server.services.handover import Handover
 from server.services.images import ImageUrl
+from server.services.models import Models, no_such_model
 from server.services.pictures import Pictures
 from server.services.rollouts import require_skill
 
 T = TypeVar("T")
 
 _BASE_LANE = "base"
-_VENDOR_PREFIX = "moondream/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Inference:
         adapters: Adapters,
         pictures: Pictures,
         seeds: SeedSource,
-        base_aliases: Sequence[str],
+        models: Models,
         queue_seconds: float,
     ):
         self._engine = engine
@@ -60,14 +61,23 @@ class Inference:
         self._adapters = adapters
         self._pictures = pictures
         self._seeds = seeds
-        self._base_aliases = frozenset((MODEL_PREFIX, *base_aliases))
+        self._models = models
         self._queue_seconds = queue_seconds
 
     async def answer(
-        self, account_id: str, order: AnswerOrder, *, caller_left: asyncio.Future[None]
+        self,
+        account_id: str,
+        order: AnswerOrder,
+        *,
+        caller_left: asyncio.Future[None],
+        growth: Growth | None = None,
     ) -> Answered:
-        """Answer when it is this call's turn; the work ends when its caller leaves."""
-        saved = await self._resolve(account_id, order.model)
+        """Answer when it is this call's turn; the work ends when its caller leaves.
+
+        With `growth` the answer is told there while it grows. When a worker dies it is done again
+        as long as nothing of it was sent: what a caller has cannot be taken back.
+        """
+        saved = await self._models.resolve(account_id, order.model)
         lane = _BASE_LANE if saved is None else saved.finetune_id
         with (
             self._dispatcher.place(WorkClass.INFERENCE, lane, account_id=account_id) as place,
@@ -77,8 +87,8 @@ class Inference:
             await place.turn(within=self._queue_seconds, unless=caller_left)
             begin_before = place.taken_at + self._queue_seconds
             model = await self._handover.loaded_model(before=begin_before)
-            if saved is None and not self._is_base(order.model):
-                raise _no_such_model()
+            if saved is None and not self._models.is_base(order.model):
+                raise no_such_model()
             require_skill(model.skills, order.request.skill, model)
             async with (
                 pictures.decoded(within=place.seconds_left(self._queue_seconds)) as images,
@@ -89,35 +99,16 @@ class Inference:
                     request=order.request,
                     settings=order.settings,
                     seed=self._seed(order, state, [image.digest for image in images]),
+                    is_streamed=growth is not None,
                 )
+                on_delta = None if growth is None else growth.add
                 answering = self._handover.call(
-                    lambda: self._engine.answer(command, images),
+                    lambda: self._engine.answer(command, images, on_delta),
                     fingerprint=order.fingerprint,
                     begin_before=begin_before,
+                    may_redo=lambda: growth is None or growth.start_over(),
                 )
                 return await _unless(caller_left, answering)
-
-    async def _resolve(self, account_id: str, name: str | None) -> CheckpointName | None:
-        """Return the checkpoint that a model string names, None for the base model.
-
-        While the first model loads, any other name may be its own; None then, too.
-        """
-        if name is None or self._is_base(name):
-            return None
-        saved = CheckpointName.parse(name)
-        if saved is None:
-            if self._engine.status().model is None:
-                return None
-            raise _no_such_model()
-        await self._adapters.require_saved(account_id, saved.finetune_id, saved.step)
-        return saved
-
-    def _is_base(self, name: str | None) -> bool:
-        if name is None:
-            return True
-        model = self._engine.status().model
-        bare = name.removeprefix(_VENDOR_PREFIX)
-        return bare in self._base_aliases or (model is not None and bare == model.name)
 
     @asynccontextmanager
     async def _state(
@@ -151,11 +142,3 @@ async def _unless(caller_left: asyncio.Future[None], work: Coroutine[Any, Any, T
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _no_such_model() -> ModelNotFoundError:
-    return ModelNotFoundError(
-        "There is no such model. Leave the field out for the base model, or name a saved"
-        " checkpoint as {base}/{finetune_id}@{step}.",
-        loc=("body", "model"),
-    )

@@ -191,14 +191,6 @@ async def test_pictures_that_are_too_large(serve: Serve) -> None:
         refusal(await ask(service, "caption"), 413, "image_too_large")
 
 
-@pytest.mark.parametrize("skill", ["query", "caption"])
-async def test_streaming_is_refused_with_a_helpful_word(service: Service, skill: str) -> None:
-    body = refusal(await ask(service, skill, stream=True), 400, "unsupported_parameter")
-    assert "stream: false" in body["message"]
-    assert body["error"]["param"] == "stream"
-    assert (await ask(service, skill, stream=False)).status_code == 200
-
-
 @pytest.mark.parametrize("skill", ["point", "detect"])
 @pytest.mark.parametrize("stream", [True, "x", None])
 async def test_streaming_is_ignored_where_nothing_streams(

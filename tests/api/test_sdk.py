@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from urllib.error import HTTPError
 
 import moondream as md
@@ -23,10 +25,15 @@ PATIENCE_SECONDS = 10.0
 
 
 @pytest.fixture
-def address(data_dir: Path, database_url: str | None) -> Iterator[str]:
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def address(data_dir: Path, database_url: str | None, engine: FakeEngine) -> Iterator[str]:
     """The app on a free port of the loopback, in a thread."""
     config = ServerConfig(data_dir=data_dir, database_url=database_url, seed=7)
-    app = create_app(config, engine=FakeEngine(), image_decoder=FakeImageDecoder())
+    app = create_app(config, engine=engine, image_decoder=FakeImageDecoder())
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, http="h11", lifespan="on"))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -114,6 +121,45 @@ def test_a_whole_run_of_the_sdk(address: str) -> None:
     finetune.delete()
     finetune.delete()
     refused(404, lambda: md.ft("key", finetune_id=finetune.finetune_id, endpoint=tuning))
+
+
+def test_streams_of_the_sdk(address: str, engine: FakeEngine) -> None:
+    model = md.vl(endpoint=f"{address}/v1")
+    assert "".join(model.caption(picture(), stream=True)["caption"]) == "A picture, normal."
+    for reasoning in (False, True):
+        told = model.query(question="What?", stream=True, reasoning=reasoning)["answer"]
+        assert "".join(told).startswith("answer ")
+    box, *chunks, final = model.segment(picture(), "car", stream=True)
+    assert "".join(update["chunk"] for update in chunks) == final["path"]
+    assert final["bbox"] == box["bbox"]
+    assert final["completed"]
+    assert model.segment(picture(), "car")["path"] == final["path"]
+    messages = [{"role": "user", "content": "What?"}]
+    assert model.chat(messages, reasoning=True)["message"]["reasoning"] == "because"
+    assert "".join(model.chat(messages, stream=True)["message"]).startswith("answer ")
+
+
+def test_the_sdk_raises_when_a_stream_breaks(address: str, engine: FakeEngine) -> None:
+    model = md.vl(endpoint=f"{address}/v1")
+    messages = [{"role": "user", "content": "What?"}]
+
+    loops: SimpleQueue[asyncio.AbstractEventLoop] = SimpleQueue()
+
+    async def wait_for_the_end(number: int) -> None:
+        loops.put(asyncio.get_running_loop())
+        await asyncio.Event().wait()
+
+    engine.after_delta = wait_for_the_end
+    for stream in (
+        model.caption(picture(), stream=True)["caption"],
+        model.query(question="What?", stream=True)["answer"],
+        model.segment(picture(), "car", stream=True),
+        model.chat(messages, stream=True)["message"],
+    ):
+        assert next(stream)
+        loops.get(timeout=PATIENCE_SECONDS).call_soon_threadsafe(engine.die)
+        with pytest.raises(ValueError, match="parse"):
+            list(stream)
 
 
 def test_refusals_reach_the_sdk_as_statuses(address: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from contract.skills import Skill
 from trainer.skills.base import SkillRules
 from trainer.skills.caption import CaptionSkill
+from trainer.skills.chat import ChatSkill
 from trainer.skills.detect import DetectSkill
 from trainer.skills.point import PointSkill
 from trainer.skills.query import QuerySkill
@@ -18,5 +19,6 @@ SKILLS: dict[Skill, SkillRules[Any, Any]] = {
     Skill.DETECT: DetectSkill(),
     Skill.CAPTION: CaptionSkill(),
     Skill.SEGMENT: SegmentSkill(),
+    Skill.CHAT: ChatSkill(),
 }
 TUNABLE_SKILLS = (Skill.QUERY, Skill.POINT, Skill.DETECT)

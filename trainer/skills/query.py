@@ -33,10 +33,7 @@ class QuerySkill:
         return TextGrammar(language, is_reasoning=request.reasoning)
 
     def output(self, request: QueryRequest, wire: WireTrace, language: Language) -> dict[str, Any]:
-        output: dict[str, Any] = {"answer": text_of(wire.answer_tokens, language).strip()}
-        if request.reasoning:
-            output["reasoning"] = _reasoning_of(wire.thinking_tokens, wire.coords, language)
-        return output
+        return answer_output(wire, is_reasoning=request.reasoning, language=language)
 
     def wire_from_output(
         self, request: QueryRequest, output: dict[str, Any], language: Language
@@ -70,6 +67,14 @@ class QuerySkill:
 
     def reward(self, output: dict[str, Any], truth: GroundTruth) -> float:
         raise ValueError("query has no ground truth; score its answers on the client")
+
+
+def answer_output(wire: WireTrace, *, is_reasoning: bool, language: Language) -> dict[str, Any]:
+    """The answer to a question and, if it was asked for, the thought that led to it."""
+    output: dict[str, Any] = {"answer": text_of(wire.answer_tokens, language).strip()}
+    if is_reasoning:
+        output["reasoning"] = _reasoning_of(wire.thinking_tokens, wire.coords, language)
+    return output
 
 
 def reasoning_text(given: Any) -> str | None:

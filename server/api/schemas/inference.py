@@ -18,7 +18,7 @@ from server.api.schemas.skills import (
     spatial_refs,
 )
 from server.domain.body import Body
-from server.domain.errors import Loc, UnsupportedParameterError
+from server.domain.errors import Loc
 from server.domain.sampling import Purpose
 from server.services.images import ImageUrls
 from server.services.inference import AnswerOrder
@@ -90,13 +90,8 @@ def to_order(body: AnswerBody, *, fingerprint: bytes, max_generation_tokens: int
     """Return what is asked for.
 
     Raises:
-        ServiceError: Fields that do not fit together, or something that is not served.
+        ServiceError: Fields that do not fit together.
     """
-    if isinstance(body, AnswerQueryBody | AnswerCaptionBody | AnswerSegmentBody) and body.stream:
-        raise UnsupportedParameterError(
-            "Streaming is not supported yet; send stream: false or leave it out.",
-            loc=("body", "stream"),
-        )
     images = ImageUrls()
     request = body.to_contract(images, ("body",))
     return AnswerOrder(

@@ -13,9 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from contract.skills import ChatRequest, ChatTurn, Pixels
 from tests.reference.model.naive_moondream import ANSWER, END, THINKING, Item, NaiveMoondream
-from trainer.chat import Turn, chat_prompt, embed_prompt
+from trainer.batching import Row, make_batch
 from trainer.loading import LoadedModel, load
+from trainer.prefill import prefill
+from trainer.prompts import prompt_row
 
 ORACLE = Path(__file__).parent.parent / "oracle"
 FAMILIES = ("moondream2", "moondream3")
@@ -69,34 +72,46 @@ def twin_items(family: str, turns: list[tuple[str, str, str | None]], **options:
     return twin_of(family).conversation(told, **options)
 
 
-def product_states(
-    family: str, turns: list[tuple[str, str, str | None]], **options: Any
-) -> torch.Tensor:
+def product_row(family: str, turns: list[tuple[str, str, str | None]], **options: Any) -> Row:
+    told = tuple(
+        ChatTurn(text=text, images=tuple(map(int, p)), answer=answer) for text, p, answer in turns
+    )
+    images = [Pixels(height=1, width=1, digest=str(i), data=bytes(3)) for i in range(NUM_PICTURES)]
+    return prompt_row(ChatRequest(turns=told, **options), images, loaded(family).language)
+
+
+def product_states(family: str, row: Row) -> torch.Tensor:
     """[T, D] of our own model."""
-    model, language = loaded(family).model, loaded(family).language
-    told = [Turn(text=text, pictures=tuple(p), answer=answer) for text, p, answer in turns]
-    parts = chat_prompt(told, language, **options)
-    embeds_1TD, mask_1TT = embed_prompt(model, parts, features(family))
+    model = loaded(family).model
+    batch = make_batch(model, [row], features(family))
     with torch.no_grad():
         return model.text(
-            embeds_1TD,
-            positions_BT=torch.arange(embeds_1TD.shape[1])[None],
-            attention_mask_BTS=mask_1TT,
+            batch.embeds_BTD,
+            positions_BT=batch.positions_1T,
+            attention_mask_BTS=batch.mask_1TT,
+            prefix_len=batch.prefix_len,
         )[0]
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
 @of_each_family
 def test_a_conversation_by_the_written_rule(family, name):
-    """By the written rule: hidden states of all positions and the last logits, to 1e-5."""
+    """By the written rule: hidden states of all positions and the last logits, to 1e-5.
+
+    The prefill, which computes of its last layer only what answers read, ends in the same state.
+    """
     twin, model = twin_of(family), loaded(family).model
     wanted_TD = twin.states(twin_items(family, **CONVERSATIONS[name]))
-    got_TD = product_states(family, **CONVERSATIONS[name])
+    row = product_row(family, **CONVERSATIONS[name])
+    got_TD = product_states(family, row)
+    assert len(got_TD) == row.num_positions(model.config.vision.num_image_tokens)
     assert got_TD.shape == wanted_TD.shape
     assert relative_l2(got_TD, wanted_TD).max() < FLOAT32_RELATIVE
     with torch.no_grad():
         logits_V = model.text.logits(got_TD[-1])
     assert relative_l2(logits_V, twin.token_logits(wanted_TD[-1])) < FLOAT32_RELATIVE
+    prefix = prefill(model, None, row, features(family))
+    assert relative_l2(prefix.last_hidden_D, wanted_TD[-1]) < FLOAT32_RELATIVE
 
 
 @of_each_family

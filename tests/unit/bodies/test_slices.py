@@ -54,6 +54,8 @@ def test_long_pictures_are_cut_wherever_they_stand() -> None:
     groups = [{"request": {"image_url": LONG + str(i), "x": 1}} for i in range(5)]
     check(json.dumps({"a": "b", "groups": groups, "image_url": LONG}).encode(), 6)
     check(json.dumps({"groups": groups}, indent=2).encode(), 5)
+    part = {"type": "image_url", "image_url": {"url": LONG}}
+    check(json.dumps({"messages": [{"role": "user", "content": [part, part]}]}).encode(), 2)
 
 
 @pytest.mark.parametrize("offset", range(-90, 10))
@@ -115,7 +117,9 @@ def test_nobody_can_name_a_slice_of_another_body() -> None:
         st.none() | st.text(max_size=8) | st.just(LONG) | st.integers(),
         lambda part: (
             st.lists(part, max_size=3)
-            | st.dictionaries(st.sampled_from(["image_url", "a", '"image_url": "data:']), part)
+            | st.dictionaries(
+                st.sampled_from(["image_url", "url", "a", '"image_url": "data:']), part
+            )
         ),
         max_leaves=12,
     ),

@@ -13,6 +13,10 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from contract.engine import AnswerDelta, Answered
+from server.api.answer_events import TextEvents
+from server.api.event_stream import EventStream
+from server.domain.errors import CallerLeftError
 from server.http.protocol import DeliveryProtocol
 from server.http.slow_clients import (
     MAX_HELD_PER_PLACE,
@@ -20,6 +24,7 @@ from server.http.slow_clients import (
     ConnectionLimits,
     guarded,
 )
+from server.services.growth import Growth
 from tests.service import until
 
 pytestmark = pytest.mark.anyio
@@ -101,7 +106,11 @@ class Client:
 
 @asynccontextmanager
 async def serve(
-    limits: ConnectionLimits, protocol: type[H11Protocol] = DeliveryProtocol, **options: Any
+    limits: ConnectionLimits,
+    protocol: type[H11Protocol] = DeliveryProtocol,
+    *,
+    app: Any = None,
+    **options: Any,
 ) -> AsyncIterator[Server]:
     state = Server(ConnectionGuard(limits, **options))
     state.may_read.set()
@@ -109,7 +118,7 @@ async def serve(
 
     server = uvicorn.Server(
         uvicorn.Config(
-            state.app,
+            app or state.app,
             interface="asgi3",
             loop="asyncio",
             http=guarded(protocol, state.guard),
@@ -274,6 +283,31 @@ async def test_who_takes_nothing_of_the_answer_is_dropped() -> None:
         server.body = bytes(64 * MIB)
         client = await server.connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: server.num_begun == 1)
+        await until(lambda: not server.guard.num_admitted)
+        client.close()
+
+
+async def test_who_takes_nothing_of_a_stream_is_dropped_and_its_work_ends() -> None:
+    """What the answer gains meanwhile is joined; nothing waits for the reader but his own call."""
+    fates: list[str] = []
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        async def work() -> Answered:
+            growth.add(AnswerDelta(text="x" * 64 * MIB))
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            fates.append("left")
+            raise CallerLeftError("The caller left.")
+
+        growth = Growth()
+        form = TextEvents(request_id="r", account_id="a")
+        await EventStream(work, growth, form)(scope, receive, send)
+        fates.append("ended")
+
+    strict = limits(answer_seconds=SHORT, header_seconds=SHORT)
+    async with serve(strict, app=stream) as server:
+        client = await server.connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: fates == ["left", "ended"])
         await until(lambda: not server.guard.num_admitted)
         client.close()
 

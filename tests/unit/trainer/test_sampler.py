@@ -10,13 +10,20 @@ import torch
 
 from contract.engine import AnswerDelta
 from contract.errors import RequestRefused
-from contract.skills import CaptionRequest, QueryRequest, SegmentRequest, Settings
+from contract.skills import (
+    CaptionRequest,
+    ChatRequest,
+    ChatTurn,
+    QueryRequest,
+    SegmentRequest,
+    Settings,
+)
 from tests.micro import (
+    CHAT,
     DETECT,
     QUERY,
     QUERY_WITH_IMAGE,
     REASONING,
-    REQUESTS,
     adapter_ref,
     loaded_micro,
     pictures,
@@ -216,16 +223,58 @@ def test_a_cancelled_twin_leaves_the_shared_answer_to_the_other(engine):
     assert finish(engine, second)[0].output == expected
 
 
-@pytest.mark.parametrize("name", ["query", "query-image", "query-reasoning"])
+STREAMED = {
+    "query": QUERY,
+    "query-image": QUERY_WITH_IMAGE,
+    "query-reasoning": REASONING,
+    "chat": CHAT,
+    "chat-reasoning": replace(CHAT, reasoning=True),
+}
+
+
+@pytest.mark.parametrize("name", STREAMED)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_chunks_of_a_stream_are_the_answer(engine, name, temperature, seed):
     deltas: list[AnswerDelta] = []
     settings = Settings(temperature=temperature, max_tokens=30)
-    command = answer(REQUESTS[name], settings=settings, seed=seed, is_streamed=True)
+    command = answer(STREAMED[name], settings=settings, seed=seed, is_streamed=True)
     (result,) = finish(engine, begin(engine, command, deltas.append))
     assert "".join(delta.text for delta in deltas) == result.output["answer"]
-    assert all(delta.text and delta.bbox is None for delta in deltas)
+    thought = result.output.get("reasoning", {"text": ""})["text"]
+    assert "".join(delta.reasoning for delta in deltas) == thought
+    assert all(bool(delta.text) != bool(delta.reasoning) for delta in deltas)
+    assert all(delta.bbox is None for delta in deltas)
+    whole = [delta for delta in deltas if delta.text]
+    assert deltas == [delta for delta in deltas if delta.reasoning] + whole  # the thought is first
+
+
+def test_a_conversation_of_one_turn_is_a_query_and_shares_its_prompt(engine):
+    asked = answer(QUERY_WITH_IMAGE, settings=WARM, seed=5)
+    turn = ChatTurn(text=QUERY_WITH_IMAGE.question, images=(0,))
+    chat = replace(asked, request=ChatRequest(turns=(turn,)))
+    expected, got = finish(engine, begin(engine, asked), begin(engine, chat))
+    assert got.output == expected.output
+    assert got.input_tokens == expected.input_tokens
+    assert counted(engine)["moontune_cache_misses_total", "prefixes"] == 1
+
+
+def test_conversations_beside_others_answer_as_alone(engine):
+    """A prompt with pictures inside goes through the model by itself, and grows with all others."""
+    requests = [CHAT, QUERY_WITH_IMAGE, replace(CHAT, reasoning=True), DETECT, CHAT]
+    commands = [answer(r, settings=WARM, seed=i) for i, r in enumerate(requests)]
+    together = finish(engine, *(begin(engine, command) for command in commands))
+    for command, got in zip(commands, together, strict=True):
+        alone = TrainerEngine(loaded_micro()).answer(command, pictures())
+        assert (got.output, got.input_tokens) == (alone.output, alone.input_tokens)
+
+
+def test_a_conversation_without_room_is_refused_at_its_messages(engine):
+    many = ChatTurn(text="what?", images=(0, 1) * 4)  # 8 pictures of 16 positions; there are 128
+    future = begin(engine, answer(ChatRequest(turns=(many,))))
+    with pytest.raises(RequestRefused, match="0 of 128 positions") as refused:
+        future.result()
+    assert refused.value.loc == ("messages",)
 
 
 def test_captions_and_segments_stream_and_boxes_do_not(engine):
