@@ -19,7 +19,8 @@ INTRODUCTION = """\
 Every public method of the official SDK, the documented HTTP forms, an OpenAI client and the Node
 SDK, each run against a live server on the bundled tiny model; and public training scripts, written
 anew from their descriptions with generated pictures in place of their data sets. `moondream`
-{moondream}, `openai` {openai} and `moondream` {node} for Node, all unmodified.
+{moondream}, `openai` {openai} and `moondream` {node} for Node are unmodified; under the last lies
+a later sharp, whose binary comes from npm.
 
 This page is written by `make compat` from `tests/compat/`; `make test` runs every row again and
 compares. *Works*: as published. *Differs*: otherwise than some publication has it, on purpose, and

@@ -181,7 +181,7 @@ def health(bench: Bench) -> str:
 
 @TABLE.row(
     "`image_url` with `https:`",
-    differs="422 `image_url_scheme` (400 in chat): the server fetches nothing, as the hosted one",
+    differs="refused with `image_url_scheme` (400 in chat), as the hosted server does",
 )
 def remote_image(bench: Bench) -> str:
     body = {**BODIES["query"], "image_url": "https://example.com/a.jpg"}

@@ -354,7 +354,7 @@ def automation(bench: Bench) -> str:
 
 @TABLE.row(
     "the same, with a text as `ground_truth` of query",
-    differs="422: a query has no reward on the server; the message says to score in the script",
+    differs="refused: a query has no reward on the server; the message says to score in the script",
 )
 def query_ground_truth(bench: Bench) -> str:
     body = {
@@ -369,7 +369,7 @@ def query_ground_truth(bench: Bench) -> str:
 
 @TABLE.row(
     "`image_url` with `https:`",
-    differs="422 `image_url_scheme`: the server fetches nothing, as the hosted one",
+    differs="refused with `image_url_scheme`, as the hosted server does",
 )
 def remote_image(bench: Bench) -> str:
     request = make_request("query", image_url="https://example.com/a.jpg")

@@ -16,9 +16,7 @@ def expect_no_route(bench: Bench, method: str, path: str) -> str:
     return "404 `route_not_found`"
 
 
-@TABLE.row(
-    "checkpoint expiry and release of late 2025", differs="404: saved checkpoints do not expire"
-)
+@TABLE.row("checkpoint expiry and release of late 2025", differs="saved checkpoints do not expire")
 def expiry(bench: Bench) -> str:
     finetune_id = create(bench)
     ok(train(bench, finetune_id, make_sft_group()))
@@ -30,12 +28,12 @@ def expiry(bench: Bench) -> str:
     return "404 `route_not_found`, and no `expires_at_ms`"
 
 
-@TABLE.row("`GET .../train_logs`", differs="404: it was documented for one day; metrics have it")
+@TABLE.row("`GET .../train_logs`", differs="it was documented for one day; metrics have it")
 def train_logs(bench: Bench) -> str:
     return expect_no_route(bench, "GET", f"/finetunes/{create(bench)}/train_logs")
 
 
-@TABLE.row("`.../variants` of adapters", differs="404: save checkpoints instead")
+@TABLE.row("`.../variants` of adapters", differs="save checkpoints instead")
 def variants(bench: Bench) -> str:
     return expect_no_route(bench, "GET", f"/finetunes/{create(bench)}/variants")
 
@@ -47,7 +45,7 @@ def vla(bench: Bench) -> str:
     return "404"
 
 
-@TABLE.row("telemetry, hubs, billing", differs="404: nothing is told to anybody")
+@TABLE.row("telemetry, hubs, billing", differs="nothing is told to anybody")
 def hosted_only(bench: Bench) -> str:
     for path in ("/telemetry", "/hub", "/billing", "/usage/billing"):
         expect_no_route(bench, "POST", path)

@@ -260,7 +260,7 @@ def wrong_key(bench: Bench) -> str:
 @TABLE.row(
     "`md.ft(name)` with a space in the name",
     "ft",
-    differs="one sample has a space in its name, which is 422 here; the message proposes a hyphen",
+    differs="the space of one sample is refused; the message proposes a hyphen",
 )
 def name_with_space(bench: Bench) -> str:
     refused = lambda: md.ft("a", name="my finetune", rank=8, endpoint=bench.live.tuning)  # noqa: E731
