@@ -25,7 +25,7 @@ CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
-        constraints docs revision clean
+        constraints docs compat revision clean
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -110,6 +110,10 @@ docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.cli_page > docs/cli.md
 	$(BIN)/python -m server.errors_page > docs/errors.md
 	$(BIN)/python -m server.openapi_document > docs/openapi.json
+
+compat: setup ## every client and script against a live server, written to docs/compatibility.md
+	$(ONE_THREAD) $(BIN)/python -m tests.compat.table --full > docs/compatibility.new; status=$$?; \
+	mv docs/compatibility.new docs/compatibility.md; exit $$status
 
 revision: setup ## a new migration: make revision NAME=add_something
 	$(BIN)/alembic revision -m "$(NAME)"

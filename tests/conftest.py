@@ -1,4 +1,4 @@
-"""What all tests share: the choice of the database."""
+"""What all tests share: the choice of the database, and of counts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="both",
         help="Run tests that need a database on this one; whole servers use SQLite unless it is"
         " postgresql.",
+    )
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="Run the training scripts of tests/compat at their uncut counts.",
     )
 
 

@@ -63,6 +63,10 @@ class LiveServer:
         return self._process.pid
 
     @property
+    def port(self) -> int:
+        return self._port
+
+    @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 

@@ -1,4 +1,4 @@
-"""One live server for all scripts of this folder."""
+"""One bench for all rows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live import LiveServer
+from tests.compat.bench import Bench
+from tests.compat.outcome import Runner
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path_factory.mktemp("live"), "--seed", "1") as server:
-        yield server
+def runner(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Runner]:
+    """Runs rows; the long ones that were chosen have begun."""
+    chosen = [
+        item.callspec.params["case"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "case" in getattr(item, "fixturenames", ())
+    ]
+    folder = tmp_path_factory.mktemp("c")  # sockets lie in it, so its path is short
+    with (
+        Bench(folder, is_full=request.config.getoption("--full")) as bench,
+        Runner(bench) as runner,
+    ):
+        runner.begin(chosen)
+        yield runner

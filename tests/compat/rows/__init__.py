@@ -1,0 +1,1 @@
+"""The rows of the compatibility table, a file for each client."""
