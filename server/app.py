@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
+    accounts,
     checkpoints,
     files,
     finetunes,
@@ -44,6 +45,7 @@ ROUTERS = (
     files.router,
     metrics.router,
     inference.router,
+    accounts.router,
     health.router,
     operations.router,
 )
@@ -75,7 +77,7 @@ def create_app(
             await close_services(services)
 
     async def guard_host(request: Request) -> None:
-        check_host(request, config)
+        await check_host(request, services)
 
     app = FastAPI(
         title="moontune",
@@ -108,6 +110,7 @@ def create_app(
                 "Idempotent-Replayed",
                 "Retry-After",
                 "X-Ignored-Fields",
+                "X-Next-Cursor",
                 "X-Request-Id",
             ],
         )
@@ -116,6 +119,7 @@ def create_app(
         max_drain_bytes=config.max_drain_bytes,
         max_drain_seconds=config.max_drain_seconds,
         meters=services.meters,
+        books=services.books,
     )
     return app
 
@@ -123,6 +127,8 @@ def create_app(
 async def _start(services: Services) -> None:
     await asyncio.to_thread(migrate.require_current, services.database)
     await asyncio.to_thread(services.admission.bodies.sweep)
+    await services.keys.open()
+    services.books.start()
     await services.ledger.open()
     await services.cleanup.sweep_all()
     await services.engine.start()
@@ -136,4 +142,6 @@ async def close_services(services: Services) -> None:
     await services.training.close()
     await services.downloads.close()
     await services.cleanup.close()
+    await services.keys.close()
+    await services.books.close()
     services.database.close()

@@ -8,7 +8,13 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from server import model_commands, safety_commands, travel_commands
+from server import (
+    account_commands,
+    keys_commands,
+    model_commands,
+    safety_commands,
+    travel_commands,
+)
 from server.config import ServerConfig, describe_faults, load_config
 from server.demo import DemoError, run_demo
 from server.serving import serve as run_server
@@ -21,12 +27,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(model_commands.app, name="model")
+app.add_typer(keys_commands.app, name="keys")
 
 app.command("export")(travel_commands.export)
 app.command("import")(travel_commands.import_)
 app.command()(safety_commands.verify)
 app.command()(safety_commands.backup)
 app.command()(safety_commands.restore)
+app.command()(account_commands.errors)
+app.command()(account_commands.usage)
 
 
 def _help(name: str) -> str | None:

@@ -9,6 +9,7 @@ import typer
 
 from contract.ids import CheckpointName
 from server.config import ServerConfig, describe_faults, load_config
+from server.domain.caller import DEFAULT_ACCOUNT
 from server.travel import TravelError, export_checkpoint, import_adapter
 
 DataDir = Annotated[Path | None, typer.Option(help="The server's data directory.")]
@@ -45,6 +46,7 @@ def export(
 def import_(
     source: Annotated[Path, typer.Argument(help="An exchange file or a PEFT directory.")],
     name: Annotated[str, typer.Option(help="Of the new finetune.")],
+    account: Annotated[str, typer.Option(help="Whose it is to be.")] = DEFAULT_ACCOUNT,
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Although it names another base model.")
     ] = False,
@@ -56,7 +58,7 @@ def import_(
     """Make a finetune of an adapter from elsewhere; a server may run meanwhile."""
     config = _config(data_dir=data_dir, model=model, device=device, dtype=dtype)
     try:
-        arrived = import_adapter(config, source, name=name, any_base=any_base)
+        arrived = import_adapter(config, source, name=name, account_id=account, any_base=any_base)
     except TravelError as error:
         _fail(str(error))
     typer.echo(

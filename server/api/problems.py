@@ -78,6 +78,12 @@ def crash(error: Exception, *, path: str, request_id: str) -> Response:
     return problem(refusal, path=path, request_id=request_id)
 
 
+def _note(request: Request, error: ServiceError) -> None:
+    """For who logs and remembers this call."""
+    request.state.refusal_code = error.code
+    request.state.refusal_message = error.message
+
+
 def _status(error: ServiceError, path: str) -> int:
     """Inference says 400 where tuning says 422; only pictures by URL are 422 everywhere."""
     is_tuning = path.startswith(TUNING_PREFIX)
@@ -98,14 +104,14 @@ def _detail(error: ServiceError, message: str) -> list[dict[str, Any]]:
 
 async def _answer_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    request.state.refusal_code = error.code
+    _note(request, error)
     return problem(error, path=request.url.path, request_id=request.state.request_id)
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refusal = _framework_refusal(request, error)
-    request.state.refusal_code = refusal.code
+    _note(request, refusal)
     answer = problem(refusal, path=request.url.path, request_id=request.state.request_id)
     if error.headers and "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]

@@ -30,3 +30,8 @@ def timestamp() -> str:
 def file_stamp() -> str:
     """The present second for names of files, such as 20261129T050000Z."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def at_text(at_ms: int) -> str:
+    """A stamp for people, such as 2026-11-29T05:00:00+00:00."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
