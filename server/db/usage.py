@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, case, func, select
+from sqlalchemy import Row, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from server.db.dialects import by_code_point, insert_into
@@ -91,6 +91,8 @@ def list_sums(
         UsageHour.start_at_ms >= from_ms,
         UsageHour.start_at_ms < to_ms,
     )
+    if not by.is_time:  # a row that only says how much was stored is nobody's use
+        query = query.where(or_(*(getattr(UsageHour, column) > 0 for column in _SUMS)))
     if after_start_ms is not None:
         query = query.where(start > after_start_ms)
     if after_name is not None:

@@ -14,7 +14,7 @@ class Usage:
 
     Attributes:
         requests: Calls that were answered, whatever the status.
-        images: Pictures of calls that the worker worked on to their end, each time they were sent.
+        images: Different pictures of each call that the worker worked on to its end.
         prompt_tokens: Positions of prompts with their pictures, once a call; not of train steps.
         generated_tokens: Tokens that were drawn, of all rollouts of a call.
         training_tokens: Tokens that train steps learned from.

@@ -24,6 +24,8 @@ from tests.api.conftest import Serve
 from tests.factories import make_request
 from tests.service import Service, refusal, until
 
+ONE_DATABASE_IS_ENOUGH = True  # This is about HTTP; the other modules use keys on both.
+
 pytestmark = pytest.mark.anyio
 
 FINETUNES = "/v1/tuning/finetunes"

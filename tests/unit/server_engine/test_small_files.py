@@ -93,7 +93,6 @@ def test_resources_are_found_in_a_checkout_and_in_a_wheel(
     ("arguments", "sentence"),
     [
         (["--port", "70000"], "port: Input should be less than or equal to 65535"),
-        (["--host", "0.0.0.0"], "no api_key is set"),
         (["--seed", "-1"], "seed: "),
     ],
 )
