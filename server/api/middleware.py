@@ -169,6 +169,9 @@ class Exchange:
             "duration_ms": round(self.seconds * 1000, 1),
             "body_bytes": self._num_bytes,
         }
+        if "caller" in self._state:
+            facts["account_id"] = self._state["caller"].account_id
+            facts["key_id"] = self._state["caller"].key_id
         if "refusal_code" in self._state:
             facts["code"] = self._state["refusal_code"]
         _log.info("request", **facts)

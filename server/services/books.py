@@ -113,7 +113,7 @@ class Books:
                 "path": quote(call.path, safe="/@:+,=~")[:_MAX_PATH_LENGTH],
                 "status": call.status,
                 "code": call.code,
-                "message": call.message.replace("\0", " ")[:_MAX_MESSAGE_LENGTH],
+                "message": _printable(call.message[:_MAX_MESSAGE_LENGTH]),
                 "finetune_id": finetune_id or None,
             }
         )
@@ -184,8 +184,9 @@ class Books:
             self._used, self._refused, self._key_uses = {}, {}, {}
             to_size = self._to_size({payer.account_id for payer, _ in used})
             try:
+                sizes = await self._database.read(_sizes, to_size)
                 await self._database.write(
-                    _write, used, refused, key_uses, to_size, at_ms=self._stamp()
+                    _write, used, refused, key_uses, sizes, at_ms=self._stamp()
                 )
             except ServiceError as error:
                 _log.warning("books_not_written", detail=str(error))
@@ -264,12 +265,21 @@ def list_usage(
     ]
 
 
+def _sizes(session: Session, account_ids: list[str]) -> dict[str, int]:
+    return {account_id: stored_bytes.of_account(session, account_id) for account_id in account_ids}
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal obeys and a database does not take; names come from callers."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def _write(
     session: Session,
     used: dict[tuple[Payer, int], Usage],
     refused: dict[str, deque[dict[str, Any]]],
     key_uses: dict[str, int],
-    to_size: list[str],
+    sizes: dict[str, int],
     *,
     at_ms: int,
 ) -> None:
@@ -283,6 +293,5 @@ def _write(
     for account_id, rows in refused.items():
         refusals.add(session, account_id, list(rows))
     api_keys.note_uses(session, key_uses)
-    for account_id in to_size:
-        num_bytes = stored_bytes.of_account(session, account_id)
+    for account_id, num_bytes in sizes.items():
         usage.saw_stored_bytes(session, account_id, at_ms=at_ms, num_bytes=num_bytes)

@@ -87,7 +87,7 @@ class KeyRing:
 
     async def is_open(self) -> bool:
         """Whether callers need no key."""
-        if not self._may_be_open:
+        if not self._may_be_open or self._known.has_any:  # what was closed is never open again
             return False
         return not (await self._current()).has_any
 

@@ -196,6 +196,8 @@ async def test_refusals_are_told_with_what_the_sdk_hides(service: Service) -> No
     async with calling_with(service, mine) as caller, calling_with(service, theirs) as stranger:
         finetune_id = await caller.create()
         await caller.train(finetune_id, lr="high")
+        names = {"step": 1, "metrics": {"\x1b[31m": 1}}
+        await caller.post(f"{FINETUNES}/{finetune_id}/metrics", names)
         await caller.http.post("/v1/tuning/rollouts", content=b"{")
         await caller.get(f"{FINETUNES}/{finetune_id}/checkpoints/%00%0a%1b[31m/download")
         await caller.post("/v1/query", {"question": "?", "model": f"m/{finetune_id.lower()}@7"})
@@ -210,12 +212,14 @@ async def test_refusals_are_told_with_what_the_sdk_hides(service: Service) -> No
             (404, "checkpoint_not_found", finetune_id),
             (422, "invalid_json", None),
             (422, "validation_error", finetune_id),
+            (422, "validation_error", finetune_id),
         ]  # fmt: skip
         assert list(listed["refusals"][0])[:7] == [
             "at_ms", "request_id", "method", "path", "status", "code", "message",
         ]  # fmt: skip
         assert "lr" in listed["refusals"][-1]["message"]
-        assert listed["refusals"][2]["path"].isprintable()
+        for entry in listed["refusals"]:
+            assert (entry["path"] + entry["message"]).isprintable()
         assert "secret" not in json.dumps(listed)
         assert (await stranger.get(REFUSALS)).json() == {
             "refusals": [], "next_cursor": None, "has_more": False,
@@ -224,7 +228,7 @@ async def test_refusals_are_told_with_what_the_sdk_hides(service: Service) -> No
         rest = (await caller.get(f"{REFUSALS}?limit=9&cursor={page['next_cursor']}")).json()
         assert page["refusals"] + rest["refusals"] == listed["refusals"]
         one = (await caller.get(f"{REFUSALS}?finetune_id={finetune_id}")).json()["refusals"]
-        assert len(one) == 4
+        assert len(one) == 5
         assert (await caller.get(f"{REFUSALS}?finetune_id=odd")).json()["refusals"] == []
 
 
