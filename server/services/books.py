@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -75,6 +76,7 @@ class Books:
         self._used: dict[tuple[Payer, int], Usage] = {}
         self._refused: dict[str, deque[dict[str, Any]]] = {}
         self._key_uses: dict[str, int] = {}
+        self._unsized: dict[str, int] = {}
         self._sized_at: dict[str, float] = {}
         self._writing = asyncio.Lock()
         self._something = asyncio.Event()
@@ -90,6 +92,7 @@ class Books:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
             self._flushing = None
+        self._sized_at.clear()
         await self.flush()
 
     def ended(self, caller: Caller, call: Ended) -> None:
@@ -143,6 +146,7 @@ class Books:
         limit: int,
     ) -> Page[UsageSum]:
         """Return what an account used in the hours from that of `from_ms` to before `to_ms`."""
+        self._sized_at.pop(account_id, None)
         await self.flush()
         rows = await self._database.read(
             list_usage,
@@ -177,33 +181,39 @@ class Books:
     async def flush(self) -> None:
         """Write what was counted; what cannot be written now is kept for the next time."""
         async with self._writing:
-            if not self._something.is_set():
+            to_size = self._to_size()
+            if not (self._something.is_set() or to_size):
                 return
             self._something.clear()
             used, refused, key_uses = self._used, self._refused, self._key_uses
             self._used, self._refused, self._key_uses = {}, {}, {}
-            to_size = self._to_size({payer.account_id for payer, _ in used})
             try:
-                sizes = await self._database.read(_sizes, to_size)
-                await self._database.write(
-                    _write, used, refused, key_uses, sizes, at_ms=self._stamp()
-                )
+                sizes = await self._database.read(_sizes, list(to_size))
+                await self._database.write(_write, used, refused, key_uses, sizes, to_size)
             except ServiceError as error:
                 _log.warning("books_not_written", detail=str(error))
                 self._take_back(used, refused, key_uses)
                 return
-            self._sized_at |= dict.fromkeys(to_size, self._clock())
+            for account_id, at_ms in to_size.items():
+                self._sized_at[account_id] = self._clock()
+                if self._unsized[account_id] == at_ms:  # else it called meanwhile
+                    del self._unsized[account_id]
 
     def _add(self, caller: Caller, spent: Usage, finetune_id: str, at_ms: int) -> None:
         payer = Payer(account_id=caller.account_id, finetune_id=finetune_id, key_id=caller.key_id)
         key = payer, hour_of(at_ms)
         self._used[key] = self._used.get(key, Usage()) + spent
+        self._unsized[caller.account_id] = at_ms
         self._something.set()
 
-    def _to_size(self, account_ids: set[str]) -> list[str]:
-        """Whose files were not looked at lately."""
+    def _to_size(self) -> dict[str, int]:
+        """Who called, and when last, since their files were looked at, which is a while ago."""
         before = self._clock() - STORED_BYTES_SECONDS
-        return sorted(a for a in account_ids if self._sized_at.get(a, before) <= before)
+        return {
+            account_id: at_ms
+            for account_id, at_ms in self._unsized.items()
+            if self._sized_at.get(account_id, before) <= before
+        }
 
     def _take_back(
         self,
@@ -221,7 +231,9 @@ class Books:
 
     async def _flush_now_and_then(self) -> None:
         while True:
-            await self._something.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STORED_BYTES_SECONDS if self._unsized else None):
+                    await self._something.wait()
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await self.flush()
@@ -280,8 +292,7 @@ def _write(
     refused: dict[str, deque[dict[str, Any]]],
     key_uses: dict[str, int],
     sizes: dict[str, int],
-    *,
-    at_ms: int,
+    sized_at_ms: dict[str, int],
 ) -> None:
     usage.add(
         session,
@@ -294,4 +305,5 @@ def _write(
         refusals.add(session, account_id, list(rows))
     api_keys.note_uses(session, key_uses)
     for account_id, num_bytes in sizes.items():
+        at_ms = sized_at_ms[account_id]
         usage.saw_stored_bytes(session, account_id, at_ms=at_ms, num_bytes=num_bytes)

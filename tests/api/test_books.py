@@ -162,6 +162,21 @@ async def test_it_is_written_by_and_by(service: Service, monkeypatch: pytest.Mon
     raise AssertionError("it was not written")
 
 
+async def test_how_much_is_stored_is_looked_at_after_the_last_call(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune_id = await service.create()
+    await flushed(service)
+    assert await rows(service, "usage_hours", "stored_bytes") == [(0,)]
+    await service.train(finetune_id)
+    await flushed(service)
+    assert (0,) in await rows(service, "usage_hours WHERE finetune_id = ''", "stored_bytes")
+    monkeypatch.setattr(books, "STORED_BYTES_SECONDS", 0.0)
+    await flushed(service)
+    ((stored,),) = await rows(service, "usage_hours WHERE finetune_id = ''", "stored_bytes")
+    assert stored == (await used(service, "by=finetune"))[1]["stored_bytes"] > 0
+
+
 async def test_a_database_that_is_busy_loses_nothing(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
