@@ -101,10 +101,17 @@ class MakeRollouts:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutsMade:
-    """The rollouts, and their rewards (0-1) when a ground truth was given."""
+    """The rollouts, and their rewards (0-1) when a ground truth was given.
+
+    Attributes:
+        input_tokens: Positions of the prompt with its picture, which all rollouts share.
+        output_tokens: Tokens drawn for all rollouts together.
+    """
 
     rollouts: tuple[Rollout, ...]
     rewards: tuple[float, ...] | None
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

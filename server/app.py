@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
+    accounts,
     chat,
     checkpoints,
     files,
@@ -48,6 +49,7 @@ ROUTERS = (
     inference.router,
     chat.router,
     models.router,
+    accounts.router,
     health.router,
     operations.router,
 )
@@ -79,7 +81,7 @@ def create_app(
             await close_services(services)
 
     async def guard_host(request: Request) -> None:
-        check_host(request, config)
+        await check_host(request, services)
 
     app = FastAPI(
         title=openapi.TITLE,
@@ -112,6 +114,7 @@ def create_app(
                 "Idempotent-Replayed",
                 "Retry-After",
                 "X-Ignored-Fields",
+                "X-Next-Cursor",
                 "X-Request-Id",
             ],
         )
@@ -120,6 +123,7 @@ def create_app(
         max_drain_bytes=config.max_drain_bytes,
         max_drain_seconds=config.max_drain_seconds,
         meters=services.meters,
+        books=services.books,
     )
     return app
 
@@ -127,6 +131,8 @@ def create_app(
 async def _start(services: Services) -> None:
     await asyncio.to_thread(migrate.require_current, services.database)
     await asyncio.to_thread(services.admission.bodies.sweep)
+    await services.keys.open()
+    services.books.start()
     await services.ledger.open()
     await services.cleanup.sweep_all()
     await services.engine.start()
@@ -140,4 +146,6 @@ async def close_services(services: Services) -> None:
     await services.training.close()
     await services.downloads.close()
     await services.cleanup.close()
+    await services.keys.close()
+    await services.books.close()
     services.database.close()

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import (
     BeforeValidator,
@@ -19,11 +19,11 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
-    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.work import WorkClass
+from server.domain.caller import Limits
 from server.domain.rules import MAX_EXAMPLES
 from server.domain.train_options import OptionsBody
 
@@ -67,7 +67,9 @@ class ServerConfig(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: SecretStr | None = Field(
-        None, description="The key that callers must send; absent: open mode, no key needed."
+        None,
+        description="A full key of the account `default`, beside those of `moontune keys`; without"
+        " it and without any of them the server is open: no key is needed.",
     )
     allow_open: bool = Field(
         False, description="Allow open mode on an address other than the loopback."
@@ -115,6 +117,27 @@ class ServerConfig(BaseSettings):
     models_dir: Path = Field(
         Path("~/.cache/moontune/models"),
         description="Folder of the models that `moontune model pull` brings.",
+    )
+
+    # --- limits of keys that have none of their own
+    requests_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of a key in a minute, then 429; also bad keys of one address.",
+    )
+    max_concurrent_rollouts: int | None = Field(
+        None, ge=1, description="Rollouts calls of a key at once, then 429."
+    )
+    max_finetunes: int | None = Field(
+        None,
+        ge=0,
+        description="Living finetunes of an account with which a key makes no other; then 403.",
+    )
+    max_stored_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Bytes of an account's files beyond which a key does not train or copy; then"
+        " 403.",
     )
 
     # --- limits of one request
@@ -270,9 +293,19 @@ class ServerConfig(BaseSettings):
         return any(peer in network for network in networks)
 
     @property
-    def is_open(self) -> bool:
-        """Whether callers need no key."""
-        return self.api_key is None
+    def may_be_open(self) -> bool:
+        """Whether callers need no key as long as the database has none either."""
+        return self.api_key is None and (self.is_loopback or self.allow_open)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of keys that have none of their own."""
+        return Limits(
+            requests_per_minute=self.requests_per_minute,
+            max_concurrent_rollouts=self.max_concurrent_rollouts,
+            max_finetunes=self.max_finetunes,
+            max_stored_bytes=self.max_stored_bytes,
+        )
 
     @property
     def is_loopback(self) -> bool:
@@ -327,15 +360,6 @@ class ServerConfig(BaseSettings):
         if value.lower() not in ("debug", "info", "warning", "error"):
             raise ValueError(f"{value!r} is not a level; use debug, info, warning or error")
         return value.lower()
-
-    @model_validator(mode="after")
-    def _check_exposure(self) -> Self:
-        if self.is_open and not self.is_loopback and not self.allow_open:
-            raise ValueError(
-                f"host {self.host!r} can be reached from other machines and no api_key is set: set"
-                " MOONTUNE_API_KEY, or MOONTUNE_ALLOW_OPEN=true to let everyone in"
-            )
-        return self
 
 
 def is_loopback_host(host: str) -> bool:

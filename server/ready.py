@@ -6,9 +6,8 @@ The line is written for people and read by `moontune demo`; with `--json` it is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from contract.engine import ModelInfo
 from server.config import ServerConfig
@@ -31,22 +30,29 @@ class Announcement:
     advice: tuple[str, ...] = ()
 
 
-Announce = Callable[[ServerConfig, str, ModelInfo], Announcement]
+class Announce(Protocol):
+    """What to say when the model answers."""
+
+    def __call__(
+        self, config: ServerConfig, url: str, model: ModelInfo, *, is_open: bool
+    ) -> Announcement:
+        """As `banner` and `ready_json`; `is_open` is whether callers need no key."""
+        ...
 
 
-def banner(config: ServerConfig, url: str, model: ModelInfo) -> Announcement:
+def banner(config: ServerConfig, url: str, model: ModelInfo, *, is_open: bool) -> Announcement:
     """For people: the ready line, who may call, and a first script."""
-    lines = (key_state(config), "A first train step, with the SDK unchanged:", "")
-    indented = tuple(f"    {line}" for line in snippet(config, url))
+    lines = (key_state(config, is_open=is_open), "A first train step, with the SDK unchanged:", "")
+    indented = tuple(f"    {line}" for line in snippet(url, is_open=is_open))
     return Announcement(result=ready_line(url, model), advice=(*lines, *indented, ""))
 
 
-def ready_json(config: ServerConfig, url: str, model: ModelInfo) -> Announcement:
+def ready_json(config: ServerConfig, url: str, model: ModelInfo, *, is_open: bool) -> Announcement:
     """For programs."""
     result: dict[str, Any] = {
         "url": url,
         "sdk_endpoint": f"{url}/v1/tuning",
-        "needs_key": not config.is_open,
+        "needs_key": not is_open,
         "model": asdict(model),
     }
     return Announcement(result=json.dumps(result))
@@ -65,10 +71,11 @@ def ready_line(url: str, model: ModelInfo) -> str:
     return f"{PREFIX}{url} · model {model.name} ({facts}) · SDK endpoint {url}/v1/tuning"
 
 
-def key_state(config: ServerConfig) -> str:
+def key_state(config: ServerConfig, *, is_open: bool) -> str:
     """Who may call, in a sentence; a key is never shown."""
-    if not config.is_open:
-        return "Callers need the API key that MOONTUNE_API_KEY holds."
+    if not is_open:
+        own = "the one in MOONTUNE_API_KEY, or " if config.api_key is not None else ""
+        return f"Callers need an API key: {own}one of `moontune keys list`."
     if config.is_loopback:
         return "No API key is needed; only this machine can call."
     return (
@@ -76,9 +83,9 @@ def key_state(config: ServerConfig) -> str:
     )
 
 
-def snippet(config: ServerConfig, url: str) -> tuple[str, ...]:
+def snippet(url: str, *, is_open: bool) -> tuple[str, ...]:
     """Six lines of Python that train a step and ask what came of it; they run as pasted."""
-    key = '"none"' if config.is_open else '__import__("os").environ["MOONTUNE_API_KEY"]'
+    key = '"none"' if is_open else '__import__("os").environ["MOONTUNE_API_KEY"]'
     return (
         "import moondream as md",
         f'ft = md.ft({key}, name="first-steps", rank=8, endpoint="{url}/v1/tuning")',

@@ -24,7 +24,7 @@ from contract.errors import WorkerUnavailable
 from server.app import close_services, create_app
 from server.config import ServerConfig
 from server.data_lock import DataDirectoryError, lock_data_directory
-from server.db import migrate
+from server.db import api_keys, migrate
 from server.db.connection import Database
 from server.db.meta import next_epoch
 from server.db.ownership import NotOwnerError, own_database
@@ -96,6 +96,7 @@ def serve(
             own_database(config, on_loss=_leave),
         ):
             _upgrade(config)
+            _require_guard(config)
             launch = launch or _trainer_launch(config)
             asyncio.run(_run(config, listener, launch, restarts, announce))
     except KeyboardInterrupt:  # before there was a loop to hear it
@@ -223,7 +224,12 @@ class _Service:
             for sentence in await self._services.database.read(list_strangers, model):
                 _say(sentence)
         self._is_announced = True
-        said = self._announcement(self._config, _url(self._config, self._listener), model)
+        said = self._announcement(
+            self._config,
+            _url(self._config, self._listener),
+            model,
+            is_open=await self._services.keys.is_open(),
+        )
         for line in said.advice:
             print(line, file=sys.stderr, flush=True)  # noqa: T201 -- for who started us
         print(said.result, flush=True)  # noqa: T201 -- stdout is for this line, and it is the last
@@ -310,6 +316,27 @@ def _upgrade(config: ServerConfig) -> None:
     except (SQLAlchemyError, ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CannotServeError(f"The database cannot be opened: {reason}") from error
+
+
+def _require_guard(config: ServerConfig) -> None:
+    """See to it that who can reach us from elsewhere needs a key.
+
+    Raises:
+        CannotServeError: There is none, and nobody said that this is meant.
+    """
+    if config.api_key is not None or config.may_be_open:
+        return
+    database = Database(config.resolved_database_url)
+    try:
+        num_made, _ = database.read_blocking(api_keys.stamp)
+    finally:
+        database.close()
+    if not num_made:
+        raise CannotServeError(
+            f"The host {config.host} can be reached from other machines, and there is no key: make"
+            " one with `moontune keys create`, set MOONTUNE_API_KEY, or set"
+            " MOONTUNE_ALLOW_OPEN=true to let everyone in."
+        )
 
 
 def _trainer_launch(config: ServerConfig) -> WorkerLaunch:

@@ -9,7 +9,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ from sqlalchemy.orm import Session
 
 from contract.engine import AdapterRef, FileRef
 from contract.ids import CheckpointName
-from server.api.auth import DEFAULT_ACCOUNT
 from server.children import module_command, module_environment
 from server.config import DATABASE_FILE, ServerConfig
-from server.data_lock import DataDirectoryError, lock_data_directory
-from server.db import checkpoints, finetunes, migrate
+from server.db import api_keys, checkpoints, finetunes, migrate
 from server.db.connection import Database
 from server.domain import rules
+from server.domain.caller import DEFAULT_ACCOUNT
 from server.domain.errors import ServiceError
 from server.domain.seeds import SeedSource
 from server.files import StateFiles
+from server.open_database import open_database
 from server.services.adapters import living_finetune
 from server.services.checkpoints import save_origin
 from server.services.finetunes import Start, Wish, create_finetune
@@ -86,7 +86,12 @@ def export_checkpoint(config: ServerConfig, name: str, *, to: str, out: Path) ->
 
 
 def import_adapter(
-    config: ServerConfig, source: Path, *, name: str, any_base: bool = False
+    config: ServerConfig,
+    source: Path,
+    *,
+    name: str,
+    account_id: str = DEFAULT_ACCOUNT,
+    any_base: bool = False,
 ) -> Arrived:
     """Make a finetune of an exchange file or a PEFT directory; its step 0 is saved at once.
 
@@ -103,7 +108,7 @@ def import_adapter(
     files = StateFiles(config.data_dir)
     start = Start()
     with _open_database(config) as database, reading_all(config.data_dir):
-        database.read_blocking(_require_free_name, name)
+        database.read_blocking(_require_free_name, account_id, name)
         path = Path(files.new_weights(start.id))
         facts = {"source": source.absolute(), "weights-path": path}
         try:
@@ -117,7 +122,7 @@ def import_adapter(
                 origin=f"import:{result['source_digest']}",
                 manifest=json.dumps(result["manifest"]),
             )
-            wish = Wish(account_id=DEFAULT_ACCOUNT, name=name, rank=result["rank"])
+            wish = Wish(account_id=account_id, name=name, rank=result["rank"])
             database.write_blocking(_insert, wish, start)
         except BaseException:
             if not database.read_blocking(_is_known, start.id):  # the row may be there all the same
@@ -132,20 +137,12 @@ def import_adapter(
 def _open_database(config: ServerConfig) -> Generator[Database]:
     """The database of a data directory, at the schema of this release."""
     try:
-        with suppress(DataDirectoryError), lock_data_directory(config.data_dir):
-            migrate.upgrade(config)  # a server that runs has done it
-        database = Database(config.resolved_database_url)
-    except migrate.SchemaError as error:
-        raise TravelError(str(error)) from error
-    try:
-        migrate.require_current(database)
-        yield database
+        with open_database(config) as database:
+            yield database
     except migrate.SchemaError as error:
         raise TravelError(str(error)) from error
     except ServiceError as error:
         raise TravelError(error.message) from error
-    finally:
-        database.close()
 
 
 def _run_trainer(
@@ -168,7 +165,8 @@ def _run_trainer(
 
 
 def _saved(session: Session, wanted: CheckpointName) -> tuple[AdapterRef, str | None]:
-    finetune = living_finetune(session, DEFAULT_ACCOUNT, wanted.finetune_id)
+    owner = finetunes.find_owner(session, wanted.finetune_id)
+    finetune = living_finetune(session, owner or DEFAULT_ACCOUNT, wanted.finetune_id)
     checkpoint = checkpoints.find_living(session, finetune.id, wanted.step)
     if checkpoint is None:
         saved: Sequence[int] = checkpoints.nearest_steps(session, finetune.id, wanted.step, limit=5)
@@ -185,16 +183,20 @@ def _saved(session: Session, wanted: CheckpointName) -> tuple[AdapterRef, str | 
 
 
 def _is_known(session: Session, finetune_id: str) -> bool:
-    return finetunes.find(session, DEFAULT_ACCOUNT, finetune_id) is not None
+    return finetunes.find_owner(session, finetune_id) is not None
 
 
-def _require_free_name(session: Session, name: str) -> None:
-    existing = finetunes.find_by_name(session, DEFAULT_ACCOUNT, name)
+def _require_free_name(session: Session, account_id: str, name: str) -> None:
+    if api_keys.find_account(session, account_id) is None:
+        raise TravelError(
+            f"There is no account '{account_id}'; `moontune keys create --account` makes one."
+        )
+    existing = finetunes.find_by_name(session, account_id, name)
     if existing is not None:
         raise TravelError(f"There is a finetune '{name}' ({existing.id}); choose another --name.")
 
 
 def _insert(session: Session, wish: Wish, start: Start) -> None:
-    _require_free_name(session, wish.name)
+    _require_free_name(session, wish.account_id, wish.name)
     finetune = create_finetune(session, wish, start, SeedSource(0))
     save_origin(session, finetune)

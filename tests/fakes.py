@@ -136,7 +136,12 @@ class FakeEngine:
         rewards = None
         if command.ground_truth is not None:
             rewards = tuple(draw.random() for _ in rollouts)
-        return RolloutsMade(rollouts=rollouts, rewards=rewards)
+        return RolloutsMade(
+            rollouts=rollouts,
+            rewards=rewards,
+            input_tokens=740,
+            output_tokens=sum(len(rollout.answer_tokens) for rollout in rollouts),
+        )
 
     async def train_step(self, command: TrainStep, images: Sequence[Pixels]) -> StepTrained:
         await self._call("train_step", command)

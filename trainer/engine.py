@@ -255,7 +255,12 @@ class TrainerEngine:
         if command.ground_truth is not None:
             skill = SKILLS[Skill(command.request.skill)]
             rewards = tuple(skill.reward(r.output, command.ground_truth) for r in rollouts)
-        return RolloutsMade(rollouts=rollouts, rewards=rewards)
+        return RolloutsMade(
+            rollouts=rollouts,
+            rewards=rewards,
+            input_tokens=sampled.num_prompt_positions,
+            output_tokens=sum(len(trace.actions) for trace in sampled.traces),
+        )
 
     def _begin_answer(
         self, command: Answer, images: Sequence[Pixels], tell: Tell | None

@@ -1,10 +1,12 @@
-"""How finetunes, checkpoints and metrics look in answers."""
+"""How finetunes, checkpoints, metrics, usage and refusals look in answers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from server.db.models import Checkpoint, Finetune, Metric
+from server.db.models import Checkpoint, Finetune, Metric, Refusal
+from server.db.usage import UsageSum
+from server.domain.usage import By
 
 
 def finetune_item(finetune: Finetune) -> dict[str, Any]:
@@ -49,3 +51,38 @@ def metric_item(metric: Metric) -> dict[str, Any]:
         "value": metric.value,
         "logged_at_ms": metric.logged_at_ms,
     }
+
+
+def usage_item(row: UsageSum, by: By) -> dict[str, Any]:
+    """What was used; an entry of no finetune, or of no key, leaves the id out."""
+    item: dict[str, Any] = {"start_at_ms": row.start_at_ms}
+    if row.name:
+        item["key_id" if by is By.KEY else "finetune_id"] = row.name
+    used = row.usage
+    return {
+        **item,
+        "requests": used.requests,
+        "images": used.images,
+        "prompt_tokens": used.prompt_tokens,
+        "generated_tokens": used.generated_tokens,
+        "training_tokens": used.training_tokens,
+        "steps": used.steps,
+        "compute_seconds": used.compute_ms / 1000,
+        "stored_bytes": row.stored_bytes,
+    }
+
+
+def refusal_item(refusal: Refusal) -> dict[str, Any]:
+    """A call that was refused; the finetune is left out where none was named."""
+    item: dict[str, Any] = {
+        "at_ms": refusal.at_ms,
+        "request_id": refusal.request_id,
+        "method": refusal.method,
+        "path": refusal.path,
+        "status": refusal.status,
+        "code": refusal.code,
+        "message": refusal.message,
+    }
+    if refusal.finetune_id is not None:
+        item["finetune_id"] = refusal.finetune_id
+    return item

@@ -1,82 +1,83 @@
-"""Who calls: by key, or in open mode by the name that they call us."""
+"""Who calls: by key, or in open mode by the name that they call us.
+
+Decided from the headers alone, before a byte of the body is looked at.
+"""
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from server.api.rights import check_right
 from server.config import ServerConfig, is_loopback_host
+from server.domain.caller import Caller, Scope, set_caller
 from server.domain.errors import ForbiddenError, InvalidApiKeyError
+from server.services.container import Services
 
-DEFAULT_ACCOUNT = "default"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _PROXY_HEADERS = ("forwarded", "via", "x-real-ip")
 
 
-def account_of(request: Request, config: ServerConfig) -> str:
-    """Return the account of the caller.
+async def authenticate(request: Request, services: Services) -> Caller:
+    """Return who calls, and let them make this call.
 
     Raises:
-        InvalidApiKeyError: A key is configured, and another or none was sent.
+        InvalidApiKeyError: The key is missing or not known.
+        ForbiddenError: It may not do this.
+        RateLimitedError: It, or this address without a good one, called too often.
     """
-    if config.api_key is None:
-        return DEFAULT_ACCOUNT
-    sent = _sent_key(request)
-    if not sent:
-        raise InvalidApiKeyError(
-            "No API key was sent; use the header X-Moondream-Auth, or Authorization: Bearer."
-        )
-    if not hmac.compare_digest(sent.encode(), config.api_key.get_secret_value().encode()):
-        raise InvalidApiKeyError(
-            "The API key is not known; send the one that the server was started with"
-            " (MOONTUNE_API_KEY)."
-        )
-    return DEFAULT_ACCOUNT
+    caller = await _caller_of(request, services)
+    request.state.caller = caller  # whose refusal it is, if one follows
+    set_caller(caller)
+    check_right(request, caller.scope)
+    services.limits.take_request(caller)
+    return caller
 
 
-def check_operator(request: Request, config: ServerConfig) -> None:
-    """Let in who is on this machine, or has the key; a key that was sent is looked at in any case.
+async def check_operator(request: Request, services: Services) -> None:
+    """Let in who is on this machine, or has a full key; a key that was sent is looked at in any
+    case.
 
     A proxy on this machine speaks for others, so what came through one needs the key.
 
     Raises:
-        InvalidApiKeyError: Another key than the configured one was sent.
-        ForbiddenError: None was sent, from elsewhere, or there is none that could be.
+        InvalidApiKeyError: The key that was sent is not known.
+        ForbiddenError: None was sent, from elsewhere, or one of another scope.
     """
-    if config.api_key is not None and _sent_key(request):
-        account_of(request, config)
+    if _sent_key(request) and not await services.keys.is_open():
+        caller = await _caller_of(request, services)
+        if caller.scope is not Scope.FULL:
+            raise ForbiddenError("The metrics of the server need a key with the scope 'full'.")
     elif not _is_from_here(request):
         raise ForbiddenError(
             "This is for callers on the server's own machine, without a proxy, and for those who"
-            " send the server's API key (MOONTUNE_API_KEY)."
+            " send a key with the scope 'full'."
         )
 
 
-def check_host(request: Request, config: ServerConfig) -> None:
+async def check_host(request: Request, services: Services) -> None:
     """In open mode, refuse names that are not ours: a web page must not reach us by its own.
 
     Raises:
         ForbiddenError: The Host header names somebody else.
     """
-    if not config.is_open:
+    if _is_ours(request.headers.get("host", ""), services.config):
         return
-    host = _host_name(request.headers.get("host", ""))
-    names = ["localhost", config.host, *config.allowed_hosts]
-    if config.public_url is not None:
-        names.append(urlsplit(config.public_url).hostname or "")
-    if host in (name.lower() for name in names):
-        return
-    if is_loopback_host(config.host) and host in _LOOPBACK_NAMES:
-        return
-    if config.host in ("0.0.0.0", "::") and _is_address(host):
-        return  # a page cannot point a name of its own at an address written out
-    raise ForbiddenError(
-        "The Host header is not one of this server's names; add it to MOONTUNE_ALLOWED_HOSTS,"
-        " or set MOONTUNE_API_KEY."
-    )
+    if await services.keys.is_open():
+        raise ForbiddenError(
+            "The Host header is not one of this server's names; add it to MOONTUNE_ALLOWED_HOSTS,"
+            " or have callers need a key (`moontune keys create`)."
+        )
+
+
+async def _caller_of(request: Request, services: Services) -> Caller:
+    try:
+        return await services.keys.caller_of(_sent_key(request))
+    except InvalidApiKeyError:
+        services.limits.take_bad_key("" if request.client is None else request.client.host)
+        raise
 
 
 def _sent_key(request: Request) -> str:
@@ -85,6 +86,19 @@ def _sent_key(request: Request) -> str:
         return own
     scheme, _, key = request.headers.get("authorization", "").strip().partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _is_ours(host_header: str, config: ServerConfig) -> bool:
+    host = _host_name(host_header)
+    names = ["localhost", config.host, *config.allowed_hosts]
+    if config.public_url is not None:
+        names.append(urlsplit(config.public_url).hostname or "")
+    if host in (name.lower() for name in names):
+        return True
+    if is_loopback_host(config.host) and host in _LOOPBACK_NAMES:
+        return True
+    # A page cannot point a name of its own at an address written out.
+    return config.host in ("0.0.0.0", "::") and _is_address(host)
 
 
 def _is_from_here(request: Request) -> bool:

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from starlette.responses import Response, StreamingResponse
 
 from contract.work import WorkClass
-from server.api.auth import account_of
+from server.api.auth import authenticate
 from server.api.json_body import BodyParser, Parsed
 from server.bodies.slices import Slice, with_slices
 from server.bodies.stored import StoredBody
@@ -42,9 +42,9 @@ def config_of(services: ServicesDep) -> ServerConfig:
 ConfigDep = Annotated[ServerConfig, Depends(config_of)]
 
 
-def caller(request: Request, config: ConfigDep) -> str:
-    """The account that calls."""
-    return account_of(request, config)
+async def caller(request: Request, services: ServicesDep) -> str:
+    """The account that calls, once it may."""
+    return (await authenticate(request, services)).account_id
 
 
 Account = Annotated[str, Depends(caller)]

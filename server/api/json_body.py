@@ -19,6 +19,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from contract.ids import CheckpointName
 from server.api.schemas.skills import UNION_TAG
 from server.bodies.slices import Cut, find_cuts, without
 from server.bodies.store import BodyStore
@@ -120,14 +121,16 @@ class BodyParser:
             within=within,
         )
         try:
-            parsed = await self._parse(stored, model, within)
+            parsed = await self._parse(stored, model, within, request.scope["state"])
         except BaseException:
             stored.release()
             raise
         request.state.ignored_fields = parsed.ignored_fields
         return parsed
 
-    async def _parse(self, stored: StoredBody, model: type[B], within: float) -> Parsed[B]:
+    async def _parse(
+        self, stored: StoredBody, model: type[B], within: float, state: dict[str, Any]
+    ) -> Parsed[B]:
         limiter = self._large if stored.num_bytes > LARGE_BODY_BYTES else self._small
         cuts = await anyio.to_thread.run_sync(find_cuts, stored, limiter=limiter)
         num_bytes = 0
@@ -138,7 +141,7 @@ class BodyParser:
             await self._take_memory(num_bytes, within)
         try:
             value, tree, ignored = await anyio.to_thread.run_sync(
-                _parse, stored, cuts, model, limiter=limiter
+                _parse, stored, cuts, model, state, limiter=limiter
             )
         except BaseException:
             self.memory.give_back(num_bytes)
@@ -189,9 +192,12 @@ def estimated_json_bytes(stored: StoredBody, cuts: list[Cut]) -> int:
 
 
 def _parse(
-    stored: StoredBody, cuts: list[Cut], model: type[B]
+    stored: StoredBody, cuts: list[Cut], model: type[B], state: dict[str, Any]
 ) -> tuple[B, dict[str, Any], list[str]]:
-    """The value of a body, its JSON, and the fields that are ignored; to be done in a thread."""
+    """The value of a body, its JSON, and the fields that are ignored; to be done in a thread.
+
+    The state of the request gets the finetune that the body names, also if it is refused.
+    """
     text = without(stored, cuts)
     try:
         tree = from_json(text, allow_inf_nan=False)
@@ -199,6 +205,7 @@ def _parse(
         raise InvalidJsonError(f"The body is not valid JSON: {error}.") from None
     if not isinstance(tree, dict):
         raise InvalidJsonError("The body should be a JSON object.")
+    state["finetune_id"] = _finetune_named(cast("dict[str, Any]", tree))
     # Numbers such as 1e999 are read as infinity; NUL cannot be stored.
     may_have_nul = b"\\u0000" in text
     del text
@@ -210,6 +217,14 @@ def _parse(
     except ValidationError as error:
         raise validation_failed(error) from None
     return value, cast("dict[str, Any]", tree), ignored_fields(value)
+
+
+def _finetune_named(tree: dict[str, Any]) -> str | None:
+    for name in ("finetune_id", "adapter_id"):
+        if isinstance(named := tree.get(name), str):
+            return named
+    saved = CheckpointName.parse(model) if isinstance(model := tree.get("model"), str) else None
+    return saved and saved.finetune_id
 
 
 def _faults(value: Any, loc: Loc, may_have_nul: bool) -> Iterator[FieldFault]:

@@ -1,4 +1,4 @@
-"""What happens around every request: its path, id, draining, crashes, counting, the access log.
+"""What happens around every request: its path, id, draining, crashes, counting, books, log.
 
 Plain ASGI, so that nothing is buffered.
 """
@@ -18,8 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from server.api import problems
+from server.domain.caller import calling
 from server.domain.errors import CallerLeftError, OverloadedError
 from server.meters import HTTP_REQUESTS, HTTP_SECONDS, REFUSALS, Meters
+from server.services.books import Books, Ended
 
 _log = structlog.get_logger("server.access")
 
@@ -34,10 +36,17 @@ class RequestContext:
     """The outermost layer."""
 
     def __init__(
-        self, app: ASGIApp, *, max_drain_bytes: int, max_drain_seconds: float, meters: Meters
+        self,
+        app: ASGIApp,
+        *,
+        max_drain_bytes: int,
+        max_drain_seconds: float,
+        meters: Meters,
+        books: Books,
     ):
         self._app = app
         self._meters = meters
+        self._books = books
         self._max_drain_bytes = max_drain_bytes
         self._max_drain_seconds = max_drain_seconds
 
@@ -51,17 +60,20 @@ class RequestContext:
         exchange = Exchange(state, receive, send, (self._max_drain_bytes, self._max_drain_seconds))
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            with calling():
+                await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:  # in the middle of its body: nobody is there to be answered
             state["refusal_code"] = "caller_left"
         except Exception as error:  # the one place that answers for whatever nobody foresaw
             if exchange.status is not None:
                 raise
             state["refusal_code"] = "internal_error"
+            state["refusal_message"] = "Internal error; the server's log has it."
             answer = problems.crash(error, path=scope["path"], request_id=request_id)
             await answer(scope, exchange.receive, exchange.send)
         finally:
             exchange.count(scope, self._meters)
+            exchange.enter(scope, self._books)
             if scope["path"] not in _QUIET_PATHS:
                 exchange.log(scope)
             structlog.contextvars.unbind_contextvars("request_id")
@@ -129,6 +141,25 @@ class Exchange:
             meters.count(REFUSALS, route, self._state.get("refusal_code", ""))
         meters.observe(HTTP_SECONDS, self.seconds, route)
 
+    def enter(self, scope: Scope, books: Books) -> None:
+        """Enter it into the books of its account, if it has one and was answered."""
+        caller = self._state.get("caller")
+        if caller is None or self.status in (None, CallerLeftError.status):
+            return
+        path_params: dict[str, str] = scope.get("path_params", {})
+        books.ended(
+            caller,
+            Ended(
+                method=scope["method"],
+                path=scope["path"],
+                request_id=self._state["request_id"],
+                status=self.status,
+                code=self._state.get("refusal_code", ""),
+                message=self._state.get("refusal_message", ""),
+                finetune_id=path_params.get("finetune_id") or self._state.get("finetune_id"),
+            ),
+        )
+
     def log(self, scope: Scope) -> None:
         """Write the one line about this request."""
         facts: dict[str, Any] = {
@@ -138,6 +169,9 @@ class Exchange:
             "duration_ms": round(self.seconds * 1000, 1),
             "body_bytes": self._num_bytes,
         }
+        if "caller" in self._state:
+            facts["account_id"] = self._state["caller"].account_id
+            facts["key_id"] = self._state["caller"].key_id
         if "refusal_code" in self._state:
             facts["code"] = self._state["refusal_code"]
         _log.info("request", **facts)

@@ -42,6 +42,7 @@ from server.domain.errors import (
     ModelNotFoundError,
     NotSupportedError,
     OverloadedError,
+    RateLimitedError,
     RequestCrashesWorkerError,
     ServiceError,
     StartingError,
@@ -60,7 +61,7 @@ _documented: list[type[BaseModel]] = []
 _refusals: dict[str, type[ServiceError]] = {}
 
 EVERYWHERE = (ForbiddenError, InternalError, OverloadedError)
-OF_CALLERS = (InvalidApiKeyError,)
+OF_CALLERS = (InvalidApiKeyError, RateLimitedError)
 OF_BODIES = (BodyTooLargeError, InvalidJsonError, ValidationFailedError, StorageFullError)
 OF_WORK = (
     NotSupportedError,

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from server.api.auth import check_operator
-from server.api.deps import ConfigDep
+from server.api.deps import ServicesDep
 from server.api.openapi import refuses
 from server.domain.errors import InvalidApiKeyError
 from server.prometheus import CONTENT_TYPE, Exposition
@@ -15,8 +15,8 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/metrics", response_class=PlainTextResponse, openapi_extra=refuses(InvalidApiKeyError))
-async def read_metrics(request: Request, config: ConfigDep) -> Response:
-    """What was counted, as Prometheus text; for this machine, or with the key."""
-    check_operator(request, config)
+async def read_metrics(request: Request, services: ServicesDep) -> Response:
+    """What was counted, as Prometheus text; for this machine, or with a full key."""
+    await check_operator(request, services)
     exposition: Exposition = request.app.state.exposition
     return Response(exposition.text(), media_type=CONTENT_TYPE)

@@ -88,6 +88,12 @@ def crash(error: Exception, *, path: str, request_id: str) -> Response:
     return problem(refusal, path=path, request_id=request_id)
 
 
+def _note(request: Request, error: ServiceError) -> None:
+    """For who logs and remembers this call."""
+    request.state.refusal_code = error.code
+    request.state.refusal_message = error.message
+
+
 def crash_refusal(error: Exception, *, path: str, request_id: str) -> InternalError:
     """Log what nobody foresaw with its trace; the caller gets only the request id."""
     _log.error("crash", path=path, request_id=request_id, exc_info=error)
@@ -116,14 +122,14 @@ def _detail(error: ServiceError, message: str) -> list[dict[str, Any]]:
 
 async def _answer_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    request.state.refusal_code = error.code
+    _note(request, error)
     return problem(error, path=request.url.path, request_id=request.state.request_id)
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refusal = _framework_refusal(request, error)
-    request.state.refusal_code = refusal.code
+    _note(request, refusal)
     answer = problem(refusal, path=request.url.path, request_id=request.state.request_id)
     if error.headers and "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]

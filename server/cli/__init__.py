@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 from server.cli import (
+    accounts,
     checkpoints,
     configuration,
     diagnosis,
     finetunes,
+    keys,
     models,
     running,
     safety,
@@ -35,11 +37,14 @@ app.command()(serving.serve)
 app.command()(serving.demo)
 app.command()(diagnosis.doctor)
 app.command()(running.status)
+app.add_typer(keys.app, name="keys")
 app.add_typer(finetunes.app, name="finetunes")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(models.app, name="model")
 app.command("export")(travel.export)
 app.command("import")(travel.import_)
+app.command()(accounts.errors)
+app.command()(accounts.usage)
 app.command()(safety.backup)
 app.command()(safety.restore)
 app.command()(safety.verify)

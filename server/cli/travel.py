@@ -10,6 +10,7 @@ import typer
 
 from contract.ids import CheckpointName
 from server.cli.manners import AsJson, DataDir, config_of, refuse, show_json
+from server.domain.caller import DEFAULT_ACCOUNT
 
 Model = Annotated[
     str | None, typer.Option(help="The base model: `tiny`, a folder or a pulled repository.")
@@ -50,6 +51,7 @@ def export(
 def import_(
     source: Annotated[Path, typer.Argument(help="An exchange file or a PEFT directory.")],
     name: Annotated[str, typer.Option(help="Of the new finetune.")],
+    account: Annotated[str, typer.Option(help="Whose it is to be.")] = DEFAULT_ACCOUNT,
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Although it names another base model.")
     ] = False,
@@ -64,7 +66,7 @@ def import_(
 
     config = config_of(data_dir=data_dir, model=model, device=device, dtype=dtype)
     try:
-        arrived = import_adapter(config, source, name=name, any_base=any_base)
+        arrived = import_adapter(config, source, name=name, account_id=account, any_base=any_base)
     except TravelError as error:
         refuse(str(error))
     if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from server.db.models import Finetune
@@ -13,6 +13,11 @@ def find(session: Session, account_id: str, finetune_id: str) -> Finetune | None
     return session.scalar(
         select(Finetune).where(Finetune.id == finetune_id, Finetune.account_id == account_id)
     )
+
+
+def find_owner(session: Session, finetune_id: str) -> str | None:
+    """Return whose finetune it is, deleted or not."""
+    return session.scalar(select(Finetune.account_id).where(Finetune.id == finetune_id))
 
 
 def find_living(session: Session, account_id: str, finetune_id: str) -> Finetune | None:
@@ -30,6 +35,14 @@ def find_by_name(session: Session, account_id: str, name: str) -> Finetune | Non
             Finetune.deleted_at_ms.is_(None),
         )
     )
+
+
+def count_living(session: Session, account_id: str) -> int:
+    """Return how many finetunes an account has that were not deleted."""
+    count = select(func.count(Finetune.id)).where(
+        Finetune.account_id == account_id, Finetune.deleted_at_ms.is_(None)
+    )
+    return session.execute(count).scalar_one()
 
 
 def list_living(

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from sqlalchemy import or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from server.db.dialects import by_code_point, insert_into
 from server.db.models import Metric
-
-_BY_CODE_POINT = {"sqlite": "BINARY", "postgresql": "C"}
-"""Names are ordered the same way on every database, whatever its language."""
-
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 def upsert(
@@ -23,7 +17,7 @@ def upsert(
     """Write the metrics of a step; a name that was there is replaced."""
     if not values:
         return
-    insert = _INSERTS[session.get_bind().dialect.name](Metric)
+    insert = insert_into(session, Metric)
     statement = insert.on_conflict_do_update(
         index_elements=[Metric.finetune_id, Metric.step, Metric.name],
         set_={"value": insert.excluded.value, "logged_at_ms": insert.excluded.logged_at_ms},
@@ -52,7 +46,7 @@ def list_by_step(
 ) -> list[Metric]:
     """Return metrics by step and name."""
     query = select(Metric).where(Metric.finetune_id == finetune_id)
-    ordered_name = Metric.name.collate(_BY_CODE_POINT[session.get_bind().dialect.name])
+    ordered_name = by_code_point(session, Metric.name)
     if name is not None:
         query = query.where(Metric.name == name)
     if from_step is not None:

@@ -57,6 +57,78 @@ class Account(Base):
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
 
 
+class ApiKey(Base):
+    """A key of an account. Rows are never removed: a revoked one keeps its row, so that a database
+    that ever had a key is never open again.
+
+    `digest` is SHA-256 (hex) of the key, `prefix` its first characters; null limits are those of
+    the configuration.
+    """
+
+    __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint("scope IN ('full', 'inference', 'read')", name="scope"),)
+
+    id: Mapped[str] = mapped_column(String(ULID_LENGTH), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    prefix: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(128))
+    scope: Mapped[str] = mapped_column(String(16))
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    max_concurrent_rollouts: Mapped[int | None] = mapped_column(BigInteger)
+    max_finetunes: Mapped[int | None] = mapped_column(BigInteger)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    last_used_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+    revoked_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class UsageHour(Base):
+    """What an account used within an hour, by finetune and key; empty texts are none of them.
+
+    `stored_bytes` is the most that the account was seen to store in that hour; it stands in the row
+    without finetune and key. The other numbers are sums.
+    """
+
+    __tablename__ = "usage_hours"
+
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    start_at_ms: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    finetune_id: Mapped[str] = mapped_column(String(ULID_LENGTH), primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(ULID_LENGTH), primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    images: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    generated_tokens: Mapped[int] = mapped_column(BigInteger)
+    training_tokens: Mapped[int] = mapped_column(BigInteger)
+    steps: Mapped[int] = mapped_column(BigInteger)
+    compute_ms: Mapped[int] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class Refusal(Base):
+    """A call that was refused, for the user whose client hides the answer; the newest are kept."""
+
+    __tablename__ = "refusals"
+    __table_args__ = (
+        Index("ix_refusals_account_id", "account_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    at_ms: Mapped[int] = mapped_column(BigInteger)
+    request_id: Mapped[str] = mapped_column(String(128))
+    method: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str] = mapped_column(String(255))
+    status: Mapped[int]
+    code: Mapped[str] = mapped_column(String(64))
+    message: Mapped[str] = mapped_column(String(300))
+    finetune_id: Mapped[str | None] = mapped_column(String(ULID_LENGTH))
+
+
 class Finetune(Base):
     """A named training effort.
 

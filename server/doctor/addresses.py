@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from contract.findings import Finding, fault, ok, warning
-from server.config import ServerConfig
+from server.config import DATABASE_FILE, ServerConfig
 from server.data_lock import Holder
+from server.db import api_keys
+from server.db.connection import Database
 from server.doctor.machine import Machine
 from server.ready import base_url
 from server.running import Caller, CallError
@@ -20,6 +22,7 @@ LARGE_BODY_BYTES = 2 << 20
 """Above the usual limit of a proxy, 1 MiB, and below what a picture takes."""
 _LISTENING = "0A"
 _CALL_SECONDS = 10.0
+_MAKE_KEY = "moontune keys create --name NAME"
 
 
 def check_address(machine: Machine, config: ServerConfig, holder: Holder | None) -> Finding:
@@ -48,13 +51,25 @@ def check_address(machine: Machine, config: ServerConfig, holder: Holder | None)
 
 def check_exposure(config: ServerConfig) -> Finding:
     """Whether others can call without a key."""
-    if config.is_open and not config.is_loopback:
-        return warning(
-            "exposure",
-            f"No key is set: everybody who reaches {config.host} could call.",
-            "export MOONTUNE_API_KEY=SOME-LONG-SECRET",
-        )
-    return ok("exposure", "Only this machine can call." if config.is_loopback else "A key is set.")
+    if config.is_loopback:
+        return ok("exposure", "Only this machine can call.")
+    if config.api_key is not None or _has_keys(config):
+        return ok("exposure", "Callers need a key.")
+    reach = f"{config.host} can be reached from other machines, and there is no key"
+    if config.allow_open:
+        return warning("exposure", f"{reach}: everybody who reaches it could call.", _MAKE_KEY)
+    return fault(
+        "exposure", f"{reach}: serve refuses to start.", f"{_MAKE_KEY}, or --host 127.0.0.1"
+    )
+
+
+def _has_keys(config: ServerConfig) -> bool:
+    """Whether keys were ever made; a database that cannot be read is told of elsewhere."""
+    if config.database_url is None and not (config.data_dir / DATABASE_FILE).is_file():
+        return False
+    with suppress(Exception), closing(Database(config.resolved_database_url)) as database:
+        return database.read_blocking(api_keys.stamp)[0] > 0
+    return False
 
 
 def check_proxy(machine: Machine, config: ServerConfig) -> Finding:

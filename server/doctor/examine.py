@@ -22,8 +22,6 @@ from server.doctor import (
 from server.doctor.machine import Machine
 from server.masks import mask, secrets_of
 
-_CLOSE = "export MOONTUNE_API_KEY=SOME-LONG-SECRET, or moontune serve --host 127.0.0.1"
-
 Check = Callable[[], "Finding | list[Finding] | None"]
 
 
@@ -108,10 +106,9 @@ def _configuration(
             config = ServerConfig(**given)
         except ValidationError as error:
             wrong = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
-            mend = cure if wrong else _CLOSE
-            found.append(fault("configuration", f"{describe_faults(error)}.", mend))
+            found.append(fault("configuration", f"{describe_faults(error)}.", cure))
             defaults = {name: ServerConfig.model_fields[name].default for name in wrong}
-            given = {**given, **(defaults or {"allow_open": True})}
+            given = {**given, **defaults}
         else:
             return config, found or [ok("configuration", "It is right.")]
     raise AssertionError("each round replaces what was wrong by its default")

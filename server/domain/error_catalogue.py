@@ -24,6 +24,12 @@ class Entry:
 
 
 CATALOGUE: dict[str, Entry] = {
+    "rate_limited": Entry(
+        when="The key, or with a wrong key the address, made more calls than it may in a minute, or"
+        " more rollouts at once.",
+        advice="Send it again after `Retry-After` seconds (the SDK does), or ask for a key of"
+        " higher limits.",
+    ),
     "internal_error": Entry(
         when="Something that nobody foresaw went wrong. Nothing was changed.",
         advice="Look into the server's log for the `request_id`, and report what it says.",
@@ -40,9 +46,10 @@ CATALOGUE: dict[str, Entry] = {
         " as `api_key`.",
     ),
     "forbidden": Entry(
-        when="The key is known and may not do this, or, in open mode, the `Host` header names"
-        " another machine.",
-        advice="Use a key of a wider scope; or add the name to `MOONTUNE_ALLOWED_HOSTS`.",
+        when="The key is known and may not do this, a quota of its account is used up, or, in open"
+        " mode, the `Host` header names another machine.",
+        advice="Use a key of a wider scope; delete finetunes or have the quota raised; or add the"
+        " name to `MOONTUNE_ALLOWED_HOSTS`.",
     ),
     "route_not_found": Entry(
         when="There is nothing at this address.",

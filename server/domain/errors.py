@@ -219,6 +219,17 @@ class UnsupportedParameterError(ServiceError):
     code = "unsupported_parameter"
 
 
+# --- 429
+
+
+class RateLimitedError(ServiceError):
+    """Too often, or too many at once; asking again later will do."""
+
+    status = 429
+    code = "rate_limited"
+    retry_after = 1
+
+
 # --- 501, 503
 
 

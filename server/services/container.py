@@ -11,6 +11,7 @@ from server.files import StateFiles
 from server.meters import Meters
 from server.services.adapters import Adapters
 from server.services.admission import Admission, build_admission
+from server.services.books import Books
 from server.services.checkpoints import Checkpoints
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
@@ -20,10 +21,14 @@ from server.services.handover import Handover
 from server.services.images import ImageDecoder
 from server.services.inference import Inference
 from server.services.keyed import KeyedCalls
+from server.services.keyring import KeyRing
 from server.services.ledger import Ledger
+from server.services.limits import RateLimits
+from server.services.metered_engine import MeteredEngine
 from server.services.metrics import Metrics
 from server.services.models import Models
 from server.services.observation import Observation
+from server.services.quotas import Quotas
 from server.services.rollouts import Rollouts
 from server.services.step_work import StepWork
 from server.services.training import Training
@@ -37,6 +42,9 @@ class Services:
     engine: SupervisedEngine
     database: Database
     meters: Meters
+    keys: KeyRing
+    limits: RateLimits
+    books: Books
     observation: Observation
     admission: Admission
     dispatcher: Dispatcher
@@ -62,6 +70,10 @@ def build_services(
 ) -> Services:
     """Wire the services; nothing is started and nothing is opened."""
     database = Database(config.resolved_database_url)
+    books = Books(database)
+    engine = MeteredEngine(engine, books)
+    limits = RateLimits(bad_keys_per_minute=config.requests_per_minute)
+    quotas = Quotas(database)
     files = StateFiles(config.data_dir, min_free_bytes=config.min_free_bytes)
     seeds = SeedSource(root_seed)
     cleanup = Cleanup(database, files, engine)
@@ -78,6 +90,14 @@ def build_services(
         engine=engine,
         database=database,
         meters=meters,
+        keys=KeyRing(
+            database,
+            own_key=None if config.api_key is None else config.api_key.get_secret_value(),
+            defaults=config.limits,
+            may_be_open=config.may_be_open,
+        ),
+        limits=limits,
+        books=books,
         observation=Observation(
             meters=meters,
             dispatcher=dispatcher,
@@ -90,7 +110,7 @@ def build_services(
         cleanup=cleanup,
         ledger=ledger,
         keyed=keyed,
-        finetunes=Finetunes(database, engine, seeds, files, cleanup, ledger),
+        finetunes=Finetunes(database, engine, seeds, files, cleanup, ledger, quotas),
         rollouts=Rollouts(
             engine=engine,
             dispatcher=dispatcher,
@@ -101,6 +121,7 @@ def build_services(
             queue_seconds=config.rollouts_queue_seconds,
             answer_seconds=config.rollouts_answer_seconds,
             linger_seconds=config.rollout_linger_seconds,
+            limits=limits,
             meters=meters,
         ),
         training=Training(
@@ -120,6 +141,8 @@ def build_services(
                 cleanup=cleanup,
                 ledger=ledger,
                 meters=meters,
+                books=books,
+                quotas=quotas,
             ),
             queue_seconds=config.train_queue_seconds,
         ),

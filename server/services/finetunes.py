@@ -19,10 +19,12 @@ from contract.ids import CheckpointName, parse_ulid
 from server.db import checkpoints, finetunes, idempotency_keys, train_requests
 from server.db.connection import Database
 from server.db.models import Finetune
+from server.domain.caller import current_caller
 from server.domain.clock import now_ms
 from server.domain.errors import (
     CheckpointNotFoundError,
     FinetuneNotFoundError,
+    ForbiddenError,
     OriginConflictError,
     RankConflictError,
     ValidationFailedError,
@@ -34,6 +36,7 @@ from server.services.adapters import check_base_model, living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import SupervisedEngine
 from server.services.ledger import Ledger
+from server.services.quotas import Quotas
 
 Also = Callable[[Session, Finetune], None]
 """What is done in the transaction that makes a finetune, such as storing the answer."""
@@ -41,12 +44,16 @@ Also = Callable[[Session, Finetune], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """Which finetune somebody wants."""
+    """Which finetune somebody wants.
+
+    `max_finetunes` is how many living ones their account may have; None: any number.
+    """
 
     account_id: str
     name: str
     rank: int
     origin: CheckpointName | None = None
+    max_finetunes: int | None = None
 
     @property
     def origin_text(self) -> str | None:
@@ -96,6 +103,7 @@ class Finetunes:
         files: StateFiles,
         cleanup: Cleanup,
         ledger: Ledger,
+        quotas: Quotas,
     ):
         self._database = database
         self._engine = engine
@@ -103,6 +111,7 @@ class Finetunes:
         self._files = files
         self._cleanup = cleanup
         self._ledger = ledger
+        self._quotas = quotas
 
     async def create(
         self,
@@ -126,8 +135,16 @@ class Finetunes:
             CheckpointNotFoundError: The origin is not saved, or its finetune is not there.
             BaseModelMismatchError: The origin belongs to another base model.
             ValidationFailedError: The origin has another rank.
+            ForbiddenError: The caller's key allows no further finetune, or not its bytes.
         """
-        wish = Wish(account_id=account_id, name=name, rank=rank, origin=origin)
+        caller = current_caller()
+        wish = Wish(
+            account_id=account_id,
+            name=name,
+            rank=rank,
+            origin=origin,
+            max_finetunes=caller and caller.limits.max_finetunes,
+        )
         existing = await self._database.read(_find_existing, wish)
         if existing is not None:
             if also is not None:
@@ -154,6 +171,7 @@ class Finetunes:
                         self._files.hold([str(path), *([weights.path] if weights else [])])
                     )
                 if weights is not None:
+                    await self._quotas.require_bytes(wish.account_id, weights.num_bytes)
                     await self._files.require_space(weights.num_bytes)
                     copied = await asyncio.to_thread(copy_file, weights, path)
                     start = dataclasses.replace(start, weights=self._files.stored(copied))
@@ -237,6 +255,7 @@ def create_finetune(session: Session, wish: Wish, start: Start, seeds: SeedSourc
 def _find_existing(session: Session, wish: Wish) -> Finetune | None:
     existing = finetunes.find_by_name(session, wish.account_id, wish.name)
     if existing is None:
+        _require_room(session, wish)
         return None
     if existing.rank != wish.rank:
         raise RankConflictError(
@@ -252,6 +271,17 @@ def _find_existing(session: Session, wish: Wish) -> Finetune | None:
             loc=("body", "from_checkpoint"),
         )
     return existing
+
+
+def _require_room(session: Session, wish: Wish) -> None:
+    if wish.max_finetunes is None:
+        return
+    num_living = finetunes.count_living(session, wish.account_id)
+    if num_living >= wish.max_finetunes:
+        raise ForbiddenError(
+            f"This key allows its account {wish.max_finetunes} finetunes; there are {num_living}."
+            " Delete one first, or ask who runs the server for more."
+        )
 
 
 def _find_origin(session: Session, wish: Wish, model: ModelInfo | None) -> _Origin:

@@ -25,6 +25,7 @@ from server.services.adapters import Adapters, AdapterState
 from server.services.dispatch import Dispatcher, Place, SupervisedEngine
 from server.services.handover import Handover
 from server.services.images import ImageUrl
+from server.services.limits import RateLimits
 from server.services.lingering import Lingering, Patience
 from server.services.pictures import Pictures
 
@@ -63,6 +64,7 @@ class Rollouts:
         queue_seconds: float,
         answer_seconds: float,
         linger_seconds: float,
+        limits: RateLimits,
         meters: Meters,
     ):
         self._lingering = Lingering[RolloutsMade](
@@ -78,6 +80,7 @@ class Rollouts:
         self._seeds = seeds
         self._queue_seconds = queue_seconds
         self._answer_seconds = answer_seconds
+        self._limits = limits
 
     async def make_rollouts(
         self, account_id: str, order: RolloutsOrder, *, caller_left: asyncio.Future[None]
@@ -94,6 +97,7 @@ class Rollouts:
     ) -> RolloutsMade:
         lane = parse_ulid(order.finetune_id) or order.finetune_id
         with (
+            self._limits.rollouts(),
             self._dispatcher.place(WorkClass.ROLLOUTS, lane, account_id=account_id) as place,
             self._pictures.of(order.images, WorkClass.ROLLOUTS) as pictures,
         ):

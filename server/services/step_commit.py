@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from contract import faults
-from server.db import finetunes, metrics, train_requests, train_steps
+from server.db import finetunes, metrics, train_requests, train_steps, usage
 from server.db.models import TrainStep
 from server.domain.errors import FinetuneNotFoundError, WorkerUnavailableError
+from server.domain.usage import HourlyUsage
 from server.services.adapters import living_finetune
 from server.services.keyed import KeyedCall
 
@@ -41,8 +42,9 @@ def commit_step(
     *,
     numbers: dict[str, float],
     keyed: KeyedCall | None,
+    used: HourlyUsage,
 ) -> None:
-    """Make a step count: its number, its files, its answer and its metrics, or none of them.
+    """Make a step count: its number, files, answer, metrics and what it used, or none of them.
 
     Raises:
         ServiceError: The request is not ours any more; see `_lost`.
@@ -60,6 +62,7 @@ def commit_step(
         raise _lost(session, row)
     session.merge(step)
     metrics.upsert(session, row.finetune_id, step=step.step, values=numbers, at_ms=at_ms)
+    usage.add(session, [used])
     if keyed is not None:
         keyed.store(session, step.response.encode(), row.finetune_id)
 

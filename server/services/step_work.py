@@ -26,14 +26,18 @@ from server.db.models import TrainStep
 from server.domain.clock import now_ms
 from server.domain.errors import OverloadedError, ServiceError
 from server.domain.json_text import to_json
+from server.domain.usage import HourlyUsage, Usage
 from server.files import StateFiles
 from server.meters import STEPS, Meters
 from server.services.adapters import Adapters, AdapterState
+from server.services.books import Books
 from server.services.cleanup import Cleanup
 from server.services.dispatch import SupervisedEngine
 from server.services.finite_watch import FiniteWatch
 from server.services.handover import Handover
 from server.services.ledger import Ledger
+from server.services.metered_engine import ms_since
+from server.services.quotas import Quotas
 from server.services.step_answer import step_answer, step_metrics
 from server.services.step_commit import LedgerRow, commit_step, give_to_worker
 from server.services.train_order import Identity, TrainOrder
@@ -60,6 +64,8 @@ class StepWork:
         cleanup: Cleanup,
         ledger: Ledger,
         meters: Meters,
+        books: Books,
+        quotas: Quotas,
     ):
         self._database = database
         self._engine = engine
@@ -69,6 +75,8 @@ class StepWork:
         self._cleanup = cleanup
         self._ledger = ledger
         self._meters = meters
+        self._books = books
+        self._quotas = quotas
         self._finite = FiniteWatch(meters)
 
     async def do(
@@ -126,19 +134,27 @@ class StepWork:
         begin_before: float,
     ) -> bytes:
         step = state.adapter.step + 1
-        started = time.monotonic()
+        started = begun = time.monotonic()
+
+        async def attempt() -> StepTrained:
+            nonlocal begun
+            begun = time.monotonic()
+            return await self._attempt(order, state, images, outputs, row)
+
         with ExitStack() as outputs:  # held until the row names them, or nothing does
             trained = await self._handover.call(
-                lambda: self._attempt(order, state, images, outputs, row),
+                attempt,
                 fingerprint=order.fingerprint,
                 begin_before=begin_before,
                 redo_before=math.inf,
             )
             faults.point("step.computed")
-            duration_ms = round((time.monotonic() - started) * 1000)
+            duration_ms = ms_since(started)
             told = step_answer(trained, order, step=step, duration_ms=duration_ms)
             answer = to_json(told)
-            await self._commit(row, self._step(trained, state, answer), step_metrics(told), order)
+            used = self._used(row, trained, num_images=len(images), compute_ms=ms_since(begun))
+            made = self._step(trained, state, answer)
+            await self._commit(row, made, step_metrics(told), order, used)
             self._ledger.committed(identity, seq=row.seq, step=step)
         faults.point("step.committed")
         self._meters.count(STEPS, row.finetune_id, "true" if trained.applied else "false")
@@ -162,6 +178,7 @@ class StepWork:
         row: LedgerRow,
     ) -> StepTrained:
         """Hand the step to the present worker, with file names that nobody had before."""
+        await self._quotas.require_bytes(row.account_id, state.step_bytes)
         await self._files.require_space(state.step_bytes)
         epoch = self._engine.status().epoch
         if epoch != row.epoch:  # another worker than the one that the ledger names
@@ -182,14 +199,19 @@ class StepWork:
         return await self._engine.train_step(command, images)
 
     async def _commit(
-        self, row: LedgerRow, step: TrainStep, numbers: dict[str, float], order: TrainOrder
+        self,
+        row: LedgerRow,
+        step: TrainStep,
+        numbers: dict[str, float],
+        order: TrainOrder,
+        used: HourlyUsage,
     ) -> None:
         """Make the step count; what was computed is not given up because a database is busy."""
         give_up_at = time.monotonic() + COMMIT_SECONDS
         while True:
             try:
                 await self._database.write(
-                    commit_step, row, step, numbers=numbers, keyed=order.keyed
+                    commit_step, row, step, numbers=numbers, keyed=order.keyed, used=used
                 )
                 return
             except OverloadedError:
@@ -197,6 +219,18 @@ class StepWork:
                     raise
                 _log.warning("commit_repeated", finetune_id=row.finetune_id)
                 await asyncio.sleep(COMMIT_PAUSE_SECONDS)
+
+    def _used(
+        self, row: LedgerRow, trained: StepTrained, *, num_images: int, compute_ms: int
+    ) -> HourlyUsage:
+        num_tokens = trained.extra.get("num_tokens")
+        spent = Usage(
+            steps=1,
+            images=num_images,
+            training_tokens=num_tokens if isinstance(num_tokens, int) else 0,
+            compute_ms=compute_ms,
+        )
+        return self._books.entry(spent, account_id=row.account_id, finetune_id=row.finetune_id)
 
     async def _drop(self, row: LedgerRow) -> None:
         """A failed request leaves no row; what cannot be dropped now is by the next step."""

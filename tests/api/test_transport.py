@@ -434,6 +434,8 @@ async def test_the_openapi_document_names_every_route_and_resolves(service: Serv
         "/v1/files/{token}",
         "/v1/tuning/rollouts",
         "/v1/tuning/train_step",
+        "/v1/tuning/usage",
+        "/v1/tuning/refusals",
         "/v1/query",
         "/v1/caption",
         "/v1/point",

@@ -86,6 +86,21 @@ def test_going_down_is_refused_while_it_would_forget_an_origin(database: Databas
         command.downgrade(alembic(connection), "0001")
 
 
+def test_going_down_is_refused_while_keys_guard_the_service(database: Database) -> None:
+    row = (
+        "INSERT INTO api_keys (id, account_id, digest, prefix, name, scope, created_at_ms)"
+        " VALUES ('x', 'default', 'd', 'mt_', 'laptop', 'full', 0)"
+    )
+    with database.writer.connect() as connection, connection.begin():
+        connection.exec_driver_sql(row)
+    with (
+        database.writer.connect() as connection,
+        connection.begin(),
+        pytest.raises(RuntimeError, match="laptop"),
+    ):
+        command.downgrade(alembic(connection), "0003")
+
+
 def test_going_down_leaves_nothing_and_up_again_works(database: Database) -> None:
     with database.writer.connect() as connection, connection.begin():
         command.downgrade(alembic(connection), "base")

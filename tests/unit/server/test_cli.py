@@ -62,6 +62,7 @@ def test_all_verbs_are_there() -> None:
             *("serve", "demo", "doctor", "status"),
             *("finetunes list", "finetunes show", "finetunes delete"),
             *("checkpoints list", "checkpoints show", "checkpoints delete"),
+            *("keys create", "keys list", "keys revoke", "errors", "usage"),
             *("model pull", "model list", "model inspect"),
             *("export", "import", "backup", "restore", "verify"),
             *("config show", "config check"),

@@ -307,7 +307,7 @@ FAULTS: tuple[tuple[Callable[[Patient], None], str, str, str], ...] = (
     (taken_port, "address", r"taken by process 77 \(other\)", r"--port 0 .* kill 77"),
     (strange_host, "address", r"192\.0\.2\.1 is no address of this machine", "--host 127"),
     (unknown_host, "address", "The host no host is not known", "--host 127"),
-    (open_to_all, "configuration", "no api_key is set", "export MOONTUNE_API_KEY="),
+    (open_to_all, "exposure", "there is no key: serve refuses", "moontune keys create"),
     (misspelt_option, "configuration", "MOONTUNE_PROT is not an option; MOONTUNE_PORT", "unset"),
     (wrong_value, "configuration", "max_groups: ", "moontune config check"),
     (proxy_for_all, "proxy", "NO_PROXY does not exempt 127", 'NO_PROXY="127.0.0.1,localhost'),

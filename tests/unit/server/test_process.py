@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from server import serving
+from server.config import ServerConfig
+from server.db.connection import Database
+from server.domain.caller import Limits, Scope
+from server.open_database import open_database
+from server.services.keys import create_key, revoke_key
 
 
 def test_the_api_imports_neither_torch_nor_the_trainer() -> None:
@@ -14,3 +24,23 @@ def test_the_api_imports_neither_torch_nor_the_trainer() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_beyond_the_loopback_it_serves_only_behind_a_key_or_a_word(tmp_path: Path) -> None:
+    def guarded(**options: object) -> None:
+        serving._require_guard(ServerConfig(data_dir=tmp_path, **options))  # type: ignore[arg-type]
+
+    def write(database: Database) -> None:
+        made = database.write_blocking(
+            create_key, account_id="default", name="a", scope=Scope.FULL, limits=Limits()
+        )
+        database.write_blocking(revoke_key, made.row.id)
+
+    with open_database(ServerConfig(data_dir=tmp_path)) as database:
+        for options in ({}, {"host": "::1"}, {"host": "0.0.0.0", "allow_open": True},
+                        {"host": "0.0.0.0", "api_key": "secret"}):  # fmt: skip
+            guarded(**options)
+        with pytest.raises(serving.CannotServeError, match="moontune keys create"):
+            guarded(host="0.0.0.0")
+        write(database)  # revoked at once: that lets nobody in, so it is safe to serve
+        guarded(host="0.0.0.0")

@@ -115,9 +115,14 @@ def test_as_many_rollouts_as_were_asked_for_of_the_step_that_was_asked(engine, n
     ]
 
 
-def test_greedy_rollouts_are_equal(engine):
-    made = make(engine, QUERY, settings=GREEDY, num_rollouts=3).rollouts
-    assert made[0] == made[1] == made[2]
+def test_greedy_rollouts_are_equal_and_count_their_tokens_as_answers_do(engine):
+    made = make(engine, QUERY, settings=GREEDY, num_rollouts=3)
+    assert made.rollouts[0] == made.rollouts[1] == made.rollouts[2]
+    answered = engine.answer(
+        Answer(adapter=adapter_ref(step=4), request=QUERY, settings=GREEDY, seed=1), pictures()
+    )
+    assert made.input_tokens == answered.input_tokens
+    assert made.output_tokens == 3 * answered.output_tokens
 
 
 def test_rewards_are_those_of_each_output(engine):
