@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
+    adapters,
     checkpoints,
     files,
     finetunes,
@@ -41,6 +42,7 @@ ROUTERS = (
     rollouts.router,
     train_step.router,
     checkpoints.router,
+    adapters.router,
     files.router,
     metrics.router,
     inference.router,
