@@ -13,7 +13,7 @@ import pytest
 from contract.ids import CheckpointName, NumberedCheckpoint
 from server.db.models import Account
 from server.domain.delivery import Fate
-from server.domain.errors import FinetuneNotFoundError, OriginConflictError
+from server.domain.errors import FinetuneNotFoundError, InternalError, OriginConflictError
 from tests.api.conftest import Serve
 from tests.factories import ABSENT, make_group, make_image_url, make_request, make_sft_group
 from tests.fakes import FAKE_MODEL, FakeEngine
@@ -503,7 +503,7 @@ async def test_a_process_that_ends_between_the_copy_and_its_row_leaves_what_a_st
         services = service.app.state.services
 
         def end(*_words: Any) -> None:
-            raise RuntimeError("killed")
+            raise InternalError("It ended here.")
 
         with monkeypatch.context() as patched:
             patched.setattr("server.services.finetunes.create_finetune", end)
