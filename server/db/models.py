@@ -212,7 +212,8 @@ class Checkpoint(Base):
 
     id: Mapped[str] = mapped_column(String(ULID_LENGTH), primary_key=True)
     finetune_id: Mapped[str] = mapped_column(ForeignKey("finetunes.id"))
-    number: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # of none: migration
+    # No row has the default: SQLite cannot add a column without one.
+    number: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     step: Mapped[int] = mapped_column(BigInteger)
     weights_path: Mapped[str | None] = mapped_column(Text)
     weights_digest: Mapped[str | None] = mapped_column(String(64))

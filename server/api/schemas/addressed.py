@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StrictStr, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, StrictStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from contract.ids import parse_ulid
@@ -12,7 +12,14 @@ from server.domain.body import Body
 
 
 class AddressedBody(Body):
-    """Has one of the two, or both and equal; whoever sends `adapter_id` speaks the older form."""
+    """Has one of the two, or both and equal; whoever sends `adapter_id` speaks the older form.
+
+    A null is an absent field.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["finetune_id"]}, {"required": ["adapter_id"]}]}
+    )
 
     adapter_id: StrictStr | None = None
     finetune_id: Annotated[StrictStr | None, Field(validate_default=True)] = None
@@ -22,14 +29,11 @@ class AddressedBody(Body):
     def _check_ids(cls, finetune_id: str | None, info: ValidationInfo) -> str | None:
         if "adapter_id" not in info.data:  # it was refused
             return finetune_id
-        adapter_id: str | None = info.data["adapter_id"]
-        if finetune_id is None and adapter_id is None:
+        written: tuple[str | None, ...] = (finetune_id, info.data["adapter_id"])
+        named = {parse_ulid(text) or text for text in written if text is not None}
+        if not named:
             raise PydanticCustomError("missing", "Field required: finetune_id or adapter_id")
-        if (
-            finetune_id is not None
-            and adapter_id is not None
-            and not _same(finetune_id, adapter_id)
-        ):
+        if len(named) > 1:
             raise PydanticCustomError(
                 "value_error",
                 "finetune_id and adapter_id are two words for one thing and differ here; send one",
@@ -47,7 +51,3 @@ class AddressedBody(Body):
         written = self.finetune_id if self.adapter_id is None else self.adapter_id
         assert written is not None, "bodies without either are refused"
         return written
-
-
-def _same(one: str, other: str) -> bool:
-    return one == other or (parse_ulid(one) is not None and parse_ulid(one) == parse_ulid(other))
