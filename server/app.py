@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
     accounts,
+    adapters,
     chat,
     checkpoints,
     files,
@@ -44,6 +45,7 @@ ROUTERS = (
     rollouts.router,
     train_step.router,
     checkpoints.router,
+    adapters.router,
     files.router,
     metrics.router,
     inference.router,

@@ -92,5 +92,5 @@ def hook(described: Described) -> Any:
 
 
 def _pattern(path: str) -> str:
-    one = ".+" if path.startswith("/v1/models") else "[^/]+"  # ids of models have slashes
-    return re.sub(r"\\\{[^{}]+\\\}", one, re.escape(path))
+    pattern = re.sub(r"\\\{(model_id|checkpoint_id)\\\}", ".+", re.escape(path))  # with slashes
+    return re.sub(r"\\\{[^{}]+\\\}", "[^/]+", pattern)

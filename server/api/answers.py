@@ -1,11 +1,14 @@
-"""How finetunes, checkpoints, metrics, usage and refusals look in answers."""
+"""How finetunes, checkpoints, metrics, usage and refusals look in answers, in both forms."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from contract.ids import NumberedCheckpoint
+from contract.skills import Skill
 from server.db.models import Checkpoint, Finetune, Metric, Refusal
 from server.db.usage import UsageSum
+from server.domain.clock import utc_text
 from server.domain.usage import By
 
 
@@ -41,6 +44,29 @@ def checkpoint_item(checkpoint: Checkpoint) -> dict[str, Any]:
         "created_at_ms": checkpoint.created_at_ms,
         "updated_at_ms": checkpoint.updated_at_ms,
     }
+
+
+def adapter_item(finetune: Finetune) -> dict[str, Any]:
+    """A finetune as an adapter, in the list and alone."""
+    return {
+        "adapter_id": finetune.id,
+        "name": finetune.name,
+        "rank": finetune.rank,
+        "created_at": utc_text(finetune.created_at_ms),
+    }
+
+
+def numbered_checkpoint_item(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A saved checkpoint by its number."""
+    name = NumberedCheckpoint(finetune_id=checkpoint.finetune_id, number=checkpoint.number)
+    return {"checkpoint_id": str(name), "created_at": utc_text(checkpoint.created_at_ms)}
+
+
+def in_boxes(rollout: dict[str, Any]) -> dict[str, Any]:
+    """A rollout whose detected objects are called boxes; others as they are."""
+    if rollout["skill"] != Skill.DETECT:
+        return rollout
+    return {**rollout, "output": {"boxes": rollout["output"]["objects"]}}
 
 
 def metric_item(metric: Metric) -> dict[str, Any]:

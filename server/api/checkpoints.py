@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
-from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from contract.ids import parse_ulid
 from server.api.answers import checkpoint_item
 from server.api.deps import Account, ServicesDep, json_answer
 from server.api.files import FILES_PATH
+from server.api.making import save_checkpoint
 from server.api.openapi import OF_WORK, lists, refuses
 from server.api.own_url import own_url
 from server.api.pagination import PageDep, page_body
-from server.api.resends import answer_once, keyed_call
 from server.api.schemas.answers import CheckpointPage, CheckpointSaved, Done, DownloadLink
 from server.db.models import Checkpoint
 from server.domain.errors import (
@@ -26,7 +27,6 @@ from server.domain.errors import (
     StorageFullError,
     ValidationFailedError,
 )
-from server.domain.json_text import to_json
 from server.domain.rules import MAX_STEP
 
 router = APIRouter(prefix="/v1/tuning/finetunes/{finetune_id}/checkpoints", tags=["checkpoints"])
@@ -50,21 +50,11 @@ async def save(
 ) -> Response:
     """Save the newest step; a body is ignored."""
     path = f"/v1/tuning/finetunes/{parse_ulid(finetune_id)}/checkpoints/save"
-    keyed = keyed_call(request, account, path)
-
-    def store(session: Session, checkpoint: Checkpoint) -> None:
-        if keyed is not None:
-            keyed.store(session, _saved(checkpoint), checkpoint.finetune_id)
-
-    async def pin() -> bytes:
-        also = None if keyed is None else store
-        return _saved(await services.checkpoints.save(account, finetune_id, also=also))
-
-    return await answer_once(services.keyed, keyed, pin)
+    return await save_checkpoint(request, account, finetune_id, services, path=path, show=_saved)
 
 
-def _saved(checkpoint: Checkpoint) -> bytes:
-    return to_json({"ok": True, "checkpoint": checkpoint_item(checkpoint)})
+def _saved(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"ok": True, "checkpoint": checkpoint_item(checkpoint)}
 
 
 @router.get("", response_model=CheckpointPage, openapi_extra=lists(FinetuneNotFoundError))

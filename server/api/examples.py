@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from server.api.schemas.chat import ChatBody
-from server.api.schemas.finetunes import CreateFinetuneBody
+from server.api.schemas.finetunes import CreateAdapterBody, CreateFinetuneBody
 from server.api.schemas.inference import (
     AnswerCaptionBody,
     AnswerDetectBody,
@@ -27,6 +27,7 @@ PICTURE = (
 
 EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     CreateFinetuneBody: {"name": "cars", "rank": 8},
+    CreateAdapterBody: {"name": "my cars", "rank": 16},
     RolloutsBody: {
         "finetune_id": FINETUNE_ID,
         "num_rollouts": 4,

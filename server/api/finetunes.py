@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from server.api.answers import finetune_details, finetune_item
 from server.api.deps import Account, ServicesDep, body_of, json_answer
 from server.api.json_body import Parsed
+from server.api.making import create_finetune
 from server.api.openapi import lists, reads, refuses
 from server.api.pagination import PageDep, page_body
-from server.api.resends import answer_once, keyed_call
 from server.api.schemas.answers import Done, FinetuneCreated, FinetuneFound, FinetunePage
 from server.api.schemas.finetunes import CreateFinetuneBody
 from server.db.models import Finetune
@@ -25,7 +24,6 @@ from server.domain.errors import (
     OriginConflictError,
     RankConflictError,
 )
-from server.domain.json_text import to_json
 
 router = APIRouter(prefix="/v1/tuning/finetunes", tags=["finetunes"])
 
@@ -49,29 +47,12 @@ async def create(
     request: Request, account: Account, body: CreateBody, services: ServicesDep
 ) -> Response:
     """Create a finetune, or return the one of that name and rank."""
-    wish = body.value
     path = "/v1/tuning/finetunes"
-    keyed = keyed_call(request, account, path, fingerprint=body.fingerprint.hex())
-
-    def store(session: Session, finetune: Finetune) -> None:
-        if keyed is not None:
-            keyed.store(session, _created(finetune), finetune.id)
-
-    async def make() -> bytes:
-        finetune = await services.finetunes.create(
-            account,
-            name=wish.name,
-            rank=wish.rank,
-            origin=wish.origin,
-            also=None if keyed is None else store,
-        )
-        return _created(finetune)
-
-    return await answer_once(services.keyed, keyed, make)
+    return await create_finetune(request, account, body, services, path=path, show=_created)
 
 
-def _created(finetune: Finetune) -> bytes:
-    return to_json({"finetune_id": finetune.id})
+def _created(finetune: Finetune) -> dict[str, str]:
+    return {"finetune_id": finetune.id}
 
 
 @router.get("", response_model=FinetunePage, openapi_extra=lists())

@@ -156,7 +156,9 @@ class Exchange:
                 status=self.status,
                 code=self._state.get("refusal_code", ""),
                 message=self._state.get("refusal_message", ""),
-                finetune_id=path_params.get("finetune_id") or self._state.get("finetune_id"),
+                finetune_id=path_params.get("finetune_id")
+                or path_params.get("adapter_id")
+                or self._state.get("finetune_id"),
             ),
         )
 

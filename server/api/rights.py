@@ -26,6 +26,7 @@ class Right(Enum):
 
 TUNING = "/v1/tuning"
 FINETUNE = f"{TUNING}/finetunes/{{finetune_id}}"
+ADAPTER = f"{TUNING}/adapters/{{adapter_id}}"
 
 RIGHTS: dict[tuple[str, str], Right] = {
     ("GET", "/healthz"): Right.PUBLIC,
@@ -47,6 +48,13 @@ RIGHTS: dict[tuple[str, str], Right] = {
     ("POST", "/v1/chat/completions"): Right.ANSWER,
     ("GET", "/v1/models"): Right.LOOK,
     ("GET", "/v1/models/{model_id}"): Right.LOOK,
+    ("GET", f"{TUNING}/adapters"): Right.READ,
+    ("GET", ADAPTER): Right.READ,
+    ("GET", f"{ADAPTER}/checkpoints"): Right.READ,
+    ("POST", f"{TUNING}/adapters"): Right.CHANGE,
+    ("DELETE", ADAPTER): Right.CHANGE,
+    ("POST", f"{ADAPTER}/checkpoint"): Right.CHANGE,
+    ("DELETE", f"{ADAPTER}/checkpoints/{{checkpoint_id}}"): Right.CHANGE,
     ("POST", f"{TUNING}/finetunes"): Right.CHANGE,
     ("DELETE", FINETUNE): Right.CHANGE,
     ("POST", f"{TUNING}/rollouts"): Right.CHANGE,

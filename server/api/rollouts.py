@@ -1,4 +1,4 @@
-"""The route of rollouts; http-api.md section 8."""
+"""The route of rollouts; http-api.md sections 8 and 17."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.responses import Response
 from contract.codec import to_plain
 from contract.engine import RolloutsMade
 from contract.work import WorkClass
+from server.api.answers import in_boxes
 from server.api.deps import (
     Account,
     CallerLeft,
@@ -66,8 +67,9 @@ def _answer(body: Parsed[RolloutsBody], made: RolloutsMade) -> dict[str, Any]:
     echo = {**body.tree, "num_rollouts": body.value.effective_num_rollouts}
     if body.value.ground_truth is None:
         echo.pop("ground_truth", None)
+    rollouts = to_plain(made.rollouts)
     return {
         "request": echo,
-        "rollouts": to_plain(made.rollouts),
+        "rollouts": [in_boxes(r) for r in rollouts] if body.value.is_adapters_form else rollouts,
         "rewards": None if made.rewards is None else list(made.rewards),
     }

@@ -21,6 +21,21 @@ def find_living(session: Session, finetune_id: str, step: int) -> Checkpoint | N
     )
 
 
+def find_number(session: Session, finetune_id: str, number: int) -> Checkpoint | None:
+    """Return the save of that number, deleted or not."""
+    return session.scalar(
+        select(Checkpoint).where(Checkpoint.finetune_id == finetune_id, Checkpoint.number == number)
+    )
+
+
+def next_number(session: Session, finetune_id: str) -> int:
+    """Return the number of the next save; rows are never removed, so that none comes twice."""
+    newest = session.scalar(
+        select(func.max(Checkpoint.number)).where(Checkpoint.finetune_id == finetune_id)
+    )
+    return (newest or 0) + 1
+
+
 def was_ever_saved(session: Session, finetune_id: str, step: int) -> bool:
     """Say whether a checkpoint of the step exists or was deleted."""
     return bool(

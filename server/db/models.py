@@ -264,6 +264,7 @@ class IdempotencyKey(Base):
 class Checkpoint(Base):
     """A saved step: pins the weights that its train step wrote.
 
+    `number` counts the saves of a finetune from 1, deleted ones included, so that none is reused.
     `exchange_*` is the file for other readers, null until somebody asks for it. `manifest` is JSON
     that says of what these weights are, with digests; null for checkpoints of older releases.
     """
@@ -278,10 +279,13 @@ class Checkpoint(Base):
             sqlite_where=text("deleted_at_ms IS NULL"),
             postgresql_where=text("deleted_at_ms IS NULL"),
         ),
+        Index("uq_checkpoints_number", "finetune_id", "number", unique=True),
     )
 
     id: Mapped[str] = mapped_column(String(ULID_LENGTH), primary_key=True)
     finetune_id: Mapped[str] = mapped_column(ForeignKey("finetunes.id"))
+    # No row has the default: SQLite cannot add a column without one.
+    number: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     step: Mapped[int] = mapped_column(BigInteger)
     weights_path: Mapped[str | None] = mapped_column(Text)
     weights_digest: Mapped[str | None] = mapped_column(String(64))

@@ -27,6 +27,11 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def utc_text(at_ms: int) -> str:
+    """A stamp as older clients read it, such as 2026-11-29T05:00:00Z."""
+    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def file_stamp() -> str:
     """The present second for names of files, such as 20261129T050000Z."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -1,6 +1,6 @@
 """Rules of names, ranks, sizes and coordinates; pure functions.
 
-Source: http-api.md sections 6, 7.1, 8 and 11.1.
+Source: http-api.md sections 6, 7.1, 8, 11.1 and 17.2.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ _RESERVED_METRICS = ("sys/", "usr/")
 def is_finetune_name(name: str) -> bool:
     """Say whether a finetune may be called so."""
     return _NAME.fullmatch(name) is not None
+
+
+def is_adapter_name(name: str) -> bool:
+    """Say whether an adapter may be called so: the wider rule of December 2025."""
+    return 1 <= len(name) <= MAX_NAME_LENGTH and name.isprintable()
 
 
 def propose_finetune_name(name: str) -> str:

@@ -67,6 +67,15 @@ class Checkpoints:
         parsed = await self._database.write(_delete, account_id, finetune_id, step)
         self._cleanup.sweep_soon(parsed)
 
+    async def delete_number(self, account_id: str, finetune_id: str, number: int) -> None:
+        """Delete the save of that number, again if it was deleted; a later one of its step stays.
+
+        Raises:
+            CheckpointNotFoundError: There were fewer saves.
+        """
+        parsed = await self._database.write(_delete_number, account_id, finetune_id, number)
+        self._cleanup.sweep_soon(parsed)
+
 
 def _save(session: Session, account_id: str, finetune_id: str, also: Also | None) -> Checkpoint:
     checkpoint = _saved(session, account_id, finetune_id)
@@ -101,6 +110,7 @@ def _pin(session: Session, finetune: Finetune, weights: FileRef | None) -> Check
     checkpoint = Checkpoint(
         id=str(ULID()),
         finetune_id=finetune.id,
+        number=checkpoints.next_number(session, finetune.id),
         step=finetune.step,
         weights_path=weights and weights.path,
         weights_digest=weights and weights.digest,
@@ -124,9 +134,25 @@ def _delete(session: Session, account_id: str, finetune_id: str, step: int) -> s
     finetune = living_finetune(session, account_id, finetune_id)
     checkpoint = checkpoints.find_living(session, finetune.id, step)
     if checkpoint is not None:
-        checkpoint.deleted_at_ms = checkpoint.updated_at_ms = now_ms()
-        finetune.updated_at_ms = checkpoint.updated_at_ms
-        faults.point("checkpoint.delete")
+        _mark_deleted(finetune, checkpoint)
     elif not checkpoints.was_ever_saved(session, finetune.id, step):
         raise CheckpointNotFoundError(f"Checkpoint not found: step {step} was never saved.")
     return finetune.id
+
+
+def _delete_number(session: Session, account_id: str, finetune_id: str, number: int) -> str:
+    finetune = living_finetune(session, account_id, finetune_id)
+    checkpoint = checkpoints.find_number(session, finetune.id, number)
+    if checkpoint is None:
+        raise CheckpointNotFoundError(
+            f"Checkpoint not found: of this adapter there is no save of number {number}."
+        )
+    if checkpoint.deleted_at_ms is None:
+        _mark_deleted(finetune, checkpoint)
+    return finetune.id
+
+
+def _mark_deleted(finetune: Finetune, checkpoint: Checkpoint) -> None:
+    checkpoint.deleted_at_ms = checkpoint.updated_at_ms = now_ms()
+    finetune.updated_at_ms = checkpoint.updated_at_ms
+    faults.point("checkpoint.delete")

@@ -15,27 +15,26 @@ from ulid import ULID
 
 from contract import faults
 from contract.engine import FileRef, ModelInfo
-from contract.ids import CheckpointName, parse_ulid
-from server.db import checkpoints, finetunes, idempotency_keys, train_requests
+from contract.ids import parse_ulid
+from server.db import finetunes, idempotency_keys, train_requests
 from server.db.connection import Database
 from server.db.models import Finetune
 from server.domain.caller import current_caller
 from server.domain.clock import now_ms
 from server.domain.errors import (
-    CheckpointNotFoundError,
     FinetuneNotFoundError,
     ForbiddenError,
     OriginConflictError,
     RankConflictError,
-    ValidationFailedError,
 )
 from server.domain.pages import Page, cut_page
 from server.domain.seeds import SeedSource
 from server.files import StateFiles, copy_file
-from server.services.adapters import check_base_model, living_finetune
+from server.services.adapters import living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import SupervisedEngine
 from server.services.ledger import Ledger
+from server.services.origins import Origin, find_origin, name_in_rows
 from server.services.quotas import Quotas
 
 Also = Callable[[Session, Finetune], None]
@@ -52,13 +51,8 @@ class Wish:
     account_id: str
     name: str
     rank: int
-    origin: CheckpointName | None = None
+    origin: Origin | None = None
     max_finetunes: int | None = None
-
-    @property
-    def origin_text(self) -> str | None:
-        """Its origin as rows keep it."""
-        return self.origin and f"{self.origin.finetune_id}@{self.origin.step}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +64,7 @@ class Start:
         base_model: Name and digest of the base model it belongs to; None: those of `model`.
         seed: Of its fresh adapter; None: drawn for it.
         weights: Its state at step 0, as rows keep it; None: the fresh adapter.
-        origin: Where they are from, where the wish does not say it.
+        origin: Where they are from, as rows keep it.
         manifest: Of an import.
     """
 
@@ -81,15 +75,6 @@ class Start:
     weights: FileRef | None = None
     origin: str | None = None
     manifest: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Origin:
-    """What of a saved checkpoint a new finetune takes over."""
-
-    base_model: tuple[str | None, str | None]
-    seed: int
-    weights: FileRef | None
 
 
 class Finetunes:
@@ -119,7 +104,7 @@ class Finetunes:
         *,
         name: str,
         rank: int,
-        origin: CheckpointName | None = None,
+        origin: Origin | None = None,
         also: Also | None = None,
     ) -> Finetune:
         """Return the living finetune of that name, made now unless it was there.
@@ -153,17 +138,23 @@ class Finetunes:
         if origin is None:
             return await self._insert(wish, Start(model=self._engine.status().model), also)
         # Shielded: a copy whose row is being written must not be taken for a left-over.
-        return await asyncio.shield(asyncio.create_task(self._insert_with_copy(wish, also)))
+        copying = self._insert_with_copy(wish, origin, also)
+        return await asyncio.shield(asyncio.create_task(copying))
 
-    async def _insert_with_copy(self, wish: Wish, also: Also | None) -> Finetune:
+    async def _insert_with_copy(self, wish: Wish, origin: Origin, also: Also | None) -> Finetune:
         """Copy the weights first, under the id that the row will have."""
         start = Start(model=self._engine.status().model)
         try:
             with ExitStack() as held:
                 async with self._files.lock:
-                    source = await self._database.read(_find_origin, wish, start.model)
+                    source = await self._database.read(
+                        find_origin, wish.account_id, origin, rank=wish.rank, model=start.model
+                    )
                     start = dataclasses.replace(
-                        start, base_model=source.base_model, seed=source.seed
+                        start,
+                        base_model=source.base_model,
+                        seed=source.seed,
+                        origin=source.name,
                     )
                     weights = self._files.absolute(source.weights)
                     path = Path(self._files.new_weights(start.id))
@@ -235,7 +226,7 @@ def create_finetune(session: Session, wish: Wish, start: Start, seeds: SeedSourc
         adapter_seed=0,
         base_model_name=name,
         base_model_digest=digest,
-        origin=start.origin or wish.origin_text,
+        origin=start.origin,
         origin_manifest=start.manifest,
         origin_weights_path=weights and weights.path,
         origin_weights_digest=weights and weights.digest,
@@ -263,7 +254,8 @@ def _find_existing(session: Session, wish: Wish) -> Finetune | None:
             " for.",
             loc=("body", "rank"),
         )
-    if wish.origin_text is not None and existing.origin != wish.origin_text:
+    origin = wish.origin
+    if origin is not None and existing.origin != name_in_rows(session, wish.account_id, origin):
         raise OriginConflictError(
             f"Finetune '{wish.name}' exists and started from"
             f" {existing.origin or 'a fresh adapter'}; leave from_checkpoint out to go on with it,"
@@ -282,29 +274,6 @@ def _require_room(session: Session, wish: Wish) -> None:
             f"This key allows its account {wish.max_finetunes} finetunes; there are {num_living}."
             " Delete one first, or ask who runs the server for more."
         )
-
-
-def _find_origin(session: Session, wish: Wish, model: ModelInfo | None) -> _Origin:
-    assert wish.origin is not None, "there is an origin to find"
-    source = living_finetune(session, wish.account_id, wish.origin.finetune_id)
-    checkpoint = checkpoints.find_living(session, source.id, wish.origin.step)
-    if checkpoint is None:
-        raise CheckpointNotFoundError(
-            f"Checkpoint not found: step {wish.origin.step} of that finetune is not saved.",
-            loc=("body", "from_checkpoint"),
-        )
-    if source.rank != wish.rank:
-        raise ValidationFailedError(
-            f"The checkpoint has rank {source.rank}; rank {wish.rank} was asked for.",
-            loc=("body", "rank"),
-        )
-    if model is not None:
-        check_base_model(source, model)
-    return _Origin(
-        base_model=(source.base_model_name, source.base_model_digest),
-        seed=source.adapter_seed,
-        weights=checkpoint.weights,
-    )
 
 
 def _delete(session: Session, account_id: str, finetune_id: str) -> Finetune:

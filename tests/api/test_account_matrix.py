@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 TUNING = "/v1/tuning"
 UNKNOWN = "01H" + "Z" * 23
 ONE = f"{TUNING}/finetunes/{{finetune_id}}"
+OLD = f"{TUNING}/adapters/{{adapter_id}}"
 TABLES = (
     "finetunes", "train_steps", "train_requests", "checkpoints", "metrics", "idempotency_keys",
     "api_keys",
@@ -72,9 +73,11 @@ CALLS: dict[tuple[str, str], list[Call] | NoNames] = {
     ("DELETE", ONE): [Call()],
     ("POST", f"{TUNING}/rollouts"): [
         Call(body=lambda i: {"finetune_id": i, "request": make_request()}),
+        Call(body=lambda i: {"adapter_id": i, "request": make_request()}),
     ],
     ("POST", f"{TUNING}/train_step"): [
         Call(body=lambda i: {"finetune_id": i, "groups": [make_sft_group()]}),
+        Call(body=lambda i: {"adapter_id": i, "groups": [make_sft_group()]}),
         Call(body=lambda i: {"finetune_id": i, "groups": [make_group()], "expected_step": 1}),
         Call(body=lambda i: {"finetune_id": i, "groups": [make_group()], "idempotency_key": "k"}),
     ],
@@ -89,6 +92,15 @@ CALLS: dict[tuple[str, str], list[Call] | NoNames] = {
     ("POST", "/v1/point"): [in_model("point")],
     ("POST", "/v1/detect"): [in_model("detect")],
     ("POST", "/v1/segment"): [in_model("segment")],
+    ("GET", f"{TUNING}/adapters"): NoNames(reason="lists one's own", shows="adapters"),
+    ("POST", f"{TUNING}/adapters"): [
+        Call(body=lambda i: {"name": "copy", "rank": 8, "from_checkpoint": f"{i}/chk_001"}),
+    ],
+    ("GET", OLD): [Call()],
+    ("DELETE", OLD): [Call()],
+    ("POST", f"{OLD}/checkpoint"): [Call(), Call(headers={"Idempotency-Key": "k"})],
+    ("GET", f"{OLD}/checkpoints"): [Call(), Call(query=lambda _: "limit=1")],
+    ("DELETE", f"{OLD}/checkpoints/{{checkpoint_id}}"): [Call()],
     ("POST", "/v1/chat/completions"): [
         Call(
             body=lambda i: {
@@ -118,7 +130,12 @@ async def ask(
 ) -> tuple[int, Any]:
     """The status and what a caller can learn from the answer."""
     method, path = route
-    there = path.replace("{finetune_id}", finetune_id).replace("{step}", "1")
+    there = (
+        path.replace("{finetune_id}", finetune_id)
+        .replace("{adapter_id}", finetune_id)
+        .replace("{step}", "1")
+    )
+    there = there.replace("{checkpoint_id}", "chk_001")
     there = there.replace("{model_id}", f"moondream3-preview/{finetune_id}@1")
     answer = await caller.http.request(
         method,

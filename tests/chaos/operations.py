@@ -64,6 +64,33 @@ def _judge_created(world: World, number: int, made: Tuned) -> str | None:
     return None if found == [(made.id,)] else f"made {made.id}, rows are {found}"
 
 
+def _a_save_to_start_from(world: World) -> dict[str, Any]:
+    number = next(world.numbers)
+    _a_saved_step(world)
+    saves = "SELECT max(number) FROM checkpoints WHERE finetune_id = ?"
+    ((newest,),) = world.rows(saves, world.tuned.id)
+    origin = f"{world.tuned.id}/chk_{newest:03d}"
+    return {"name": f"begun {number}", "rank": 8, "from_checkpoint": origin}
+
+
+def _start(world: World, wish: dict[str, Any]) -> Any:
+    return world.tuned.ask("start", "POST", "/adapters", wish, may_fail=True)
+
+
+def _judge_started(world: World, wish: dict[str, Any], answer: dict[str, Any]) -> str | None:
+    """One row, whose copy has the digest of what was saved."""
+    found = world.rows(
+        "SELECT id, origin_weights_digest FROM finetunes WHERE name = ?", wish["name"]
+    )
+    number = int(wish["from_checkpoint"].rpartition("_")[2])
+    ((digest,),) = world.rows(
+        "SELECT weights_digest FROM checkpoints WHERE finetune_id = ? AND number = ?",
+        world.tuned.id, number,
+    )  # fmt: skip
+    right = [(answer["adapter_id"], digest)]
+    return None if found == right else f"wanted is {right}, rows are {found}"
+
+
 def _judge_rollouts(_world: World, _number: int, answer: dict[str, Any]) -> str | None:
     return None if len(answer["rollouts"]) == 2 else f"{len(answer['rollouts'])} rollouts, not 2"
 
@@ -161,6 +188,7 @@ OPERATIONS = (
         call=lambda world, _: world.tuned.save(may_fail=True),
         judge=_judge_saved,
     ),
+    Operation(name="start", prepare=_a_save_to_start_from, call=_start, judge=_judge_started),
     Operation(
         name="delete",
         prepare=_a_doomed_finetune,

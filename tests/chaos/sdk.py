@@ -169,10 +169,20 @@ class Tuned:
         call = self._invoke("delete_checkpoint", None, may_fail)
         self._client._written(call, lambda: self.finetune.delete_checkpoint(step))
 
-    def ask(self, verb: str, method: str, path: str, *, may_fail: bool = False) -> Any:
+    def ask(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        payload: dict[str, Any] | None = None,
+        *,
+        may_fail: bool = False,
+    ) -> Any:
         """A call that the SDK has no method for, made as it makes all others."""
-        call = self._invoke(verb, None, may_fail)
-        return self._client._written(call, lambda: self.finetune._request_json(method, path))
+        call = self._invoke(verb, payload, may_fail)
+        return self._client._written(
+            call, lambda: self.finetune._request_json(method, path, payload)
+        )
 
     def delete(self, *, may_fail: bool = False) -> None:
         call = self._invoke("delete", None, may_fail)

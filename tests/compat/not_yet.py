@@ -7,8 +7,4 @@ from __future__ import annotations
 
 NOT_YET: dict[str, str] = {
     **dict.fromkeys(("http_batch-whole", "http_batch-quoted", "http_batch-abort"), "batch"),
-    **dict.fromkeys(
-        ("http_adapters-life", "http_adapters-training", "http_adapters-checkpoints"),
-        "the adapters form",
-    ),
 }

@@ -101,6 +101,44 @@ def test_going_down_is_refused_while_keys_guard_the_service(database: Database) 
         command.downgrade(alembic(connection), "0003")
 
 
+def test_saves_are_numbered_in_their_order_deleted_ones_included(config: ServerConfig) -> None:
+    """Whatever the clock said: steps only grow, and the living save of a step is its last."""
+    saves = (  # finetune, step, created, deleted, and the number
+        ("y", 7, 50, "NULL", 1),
+        ("x", 1, 90, "NULL", 1),
+        ("x", 2, 30, "31", 2),
+        ("x", 2, 35, "40", 3),
+        ("x", 2, 10, "NULL", 4),
+        ("x", 9, 5, "6", 5),
+    )
+    config.data_dir.mkdir(parents=True)
+    database = Database(config.resolved_database_url)
+    before = ScriptDirectory(str(MIGRATIONS)).get_revision("0006").down_revision
+    with database.writer.connect() as connection, connection.begin():
+        command.upgrade(alembic(connection), before)
+        for finetune_id in ("x", "y"):
+            connection.exec_driver_sql(
+                "INSERT INTO finetunes (id, account_id, name, rank, adapter_seed, step,"
+                f" created_at_ms, updated_at_ms) VALUES ('{finetune_id}', 'default',"
+                f" '{finetune_id}', 8, 1, 9, 0, 0)"
+            )
+        for index, (finetune_id, step, created, deleted, _) in enumerate(saves):
+            connection.exec_driver_sql(
+                "INSERT INTO checkpoints (id, finetune_id, step, created_at_ms, updated_at_ms,"
+                f" deleted_at_ms) VALUES ('{9 - index}', '{finetune_id}', {step}, {created}, 0,"
+                f" {deleted})"
+            )
+    wanted = [(str(9 - index), save[-1]) for index, save in enumerate(saves)][::-1]
+    query = "SELECT id, number FROM checkpoints ORDER BY id"
+    for there in ("head", before, "head"):
+        move = command.downgrade if there == before else command.upgrade
+        with database.writer.connect() as connection, connection.begin():
+            move(alembic(connection), there)
+            if there == "head":
+                assert connection.exec_driver_sql(query).all() == wanted
+    database.close()
+
+
 def test_going_down_leaves_nothing_and_up_again_works(database: Database) -> None:
     with database.writer.connect() as connection, connection.begin():
         command.downgrade(alembic(connection), "base")

@@ -63,8 +63,12 @@ async def test_after_the_upgrade_a_client_goes_on_at_the_right_step(
         assert again.json()["finetune_id"] == trained
         saved = (await client.get(f"{TUNING}/finetunes/{trained}/checkpoints")).json()
         assert [row["step"] for row in saved["checkpoints"]] == [2]
+        saved = (await client.get(f"{TUNING}/adapters/{trained}/checkpoints")).json()
+        assert [row["checkpoint_id"] for row in saved["checkpoints"]] == [f"{trained}/chk_001"]
         body = {"finetune_id": trained, "groups": [make_sft_group()]}
         assert (await client.post(f"{TUNING}/train_step", json=body)).json()["step"] == 4
+        saved = (await client.post(f"{TUNING}/adapters/{trained}/checkpoint")).json()
+        assert saved["checkpoint_id"] == f"{trained}/chk_002"
         given = engine.commands("train_step")[0]
         for file in (given.adapter.weights, given.optimizer):
             assert _digest(Path(file.path)) == file.digest

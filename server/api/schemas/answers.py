@@ -196,13 +196,19 @@ class DetectOutput(Shape):
     objects: list[BoxShape]
 
 
+class BoxesOutput(Shape):
+    """Of detect in the form of December 2025."""
+
+    boxes: list[BoxShape]
+
+
 # --- rollouts
 
 
 class RolloutShape(Shape):
     skill: Literal["query", "point", "detect"]
     finish_reason: Literal["stop", "length"]
-    output: QueryOutput | PointOutput | DetectOutput
+    output: QueryOutput | PointOutput | DetectOutput | BoxesOutput
     answer_tokens: list[Count]
     thinking_tokens: list[Count]
     has_answer_separator: bool
@@ -433,6 +439,52 @@ class ModelList(Shape):
 
     object: Literal["list"]
     data: list[ModelItem]
+
+
+# --- adapters
+
+_ADAPTER = {"adapter_id": ULID, "name": "cars", "rank": 8, "created_at": "2025-01-15T10:30:00Z"}
+_NUMBERED = {"checkpoint_id": f"{ULID}/chk_001", "created_at": "2025-01-15T10:30:00Z"}
+
+
+class Nothing(Shape):
+    model_config = _like({})
+
+
+class AdapterCreated(Shape):
+    model_config = _like({"adapter_id": ULID})
+
+    adapter_id: str
+
+
+class AdapterItem(Shape):
+    model_config = _like(_ADAPTER)
+
+    adapter_id: str
+    name: str
+    rank: Literal[8, 16, 24, 32]
+    created_at: str
+
+
+class AdapterPage(Shape):
+    model_config = _like({"adapters": [_ADAPTER], "next_cursor": None})
+
+    adapters: list[AdapterItem]
+    next_cursor: str | None
+
+
+class NumberedItem(Shape):
+    model_config = _like(_NUMBERED)
+
+    checkpoint_id: str
+    created_at: str
+
+
+class NumberedPage(Shape):
+    model_config = _like({"checkpoints": [_NUMBERED], "next_cursor": None})
+
+    checkpoints: list[NumberedItem]
+    next_cursor: str | None
 
 
 # --- usage and refusals

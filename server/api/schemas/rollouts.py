@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, StrictStr, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from contract.skills import Skill
+from server.api.schemas.addressed import AddressedBody
 from server.api.schemas.fields import Integer
 from server.api.schemas.geometry import QUERY_HAS_NO_TRUTH, GroundTruthBody
 from server.api.schemas.skills import (
@@ -17,14 +18,12 @@ from server.api.schemas.skills import (
     tunable_request,
 )
 from server.domain import rules
-from server.domain.body import Body
 from server.domain.sampling import Purpose
 from server.services.images import ImageUrls
 from server.services.rollouts import RolloutsOrder
 
 
-class RolloutsBody(Body):
-    finetune_id: StrictStr
+class RolloutsBody(AddressedBody):
     num_rollouts: Annotated[Integer, Field(ge=1, le=rules.MAX_ROLLOUTS)] | None = None
     request: SkillRequestBody
     ground_truth: GroundTruthBody | None = None
@@ -53,7 +52,7 @@ class RolloutsBody(Body):
         images = ImageUrls()
         request = tunable_request(self.request, images, ("body", "request"))
         return RolloutsOrder(
-            finetune_id=self.finetune_id,
+            finetune_id=self.addressed_id,
             request=request,
             images=images.collected(),
             settings=settings_for(

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, StrictStr, Tag
 
 from contract.groups import Group, RLGroup, SFTGroup, TrainOptions
 from contract.skills import FinishReason, ReturnedRollout, Skill, TunableRequest
+from server.api.schemas.addressed import AddressedBody
 from server.api.schemas.fields import Examples, Flag, Integer, Items, Reward
 from server.api.schemas.skills import (
     DetectBody,
@@ -176,8 +177,7 @@ GroupBody = Annotated[
 _Rate = Annotated[Number, Field(ge=0, le=1)]
 
 
-class TrainStepBody(Body):
-    finetune_id: StrictStr
+class TrainStepBody(AddressedBody):
     groups: Annotated[Examples[GroupBody], Field(min_length=1)]
     lr: _Rate | None = None
     learning_rate: _Rate | None = None
@@ -223,7 +223,7 @@ class TrainStepBody(Body):
         )
         rate = self.learning_rate if self.lr is None else self.lr
         return TrainOrder(
-            finetune_id=self.finetune_id,
+            finetune_id=self.addressed_id,
             groups=groups,
             images=images.collected(),
             lr=rules.DEFAULT_LR if rate is None else rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contract.ids import CheckpointName, parse_ulid
+from contract.ids import CheckpointName, NumberedCheckpoint, parse_ulid
 
 ULID = "01HXYZ0123456789ABCDEFGHJK"
 
@@ -28,3 +28,20 @@ def test_a_checkpoint_name_is_read_with_any_prefix_or_none(prefix: str) -> None:
 @pytest.mark.parametrize("text", [ULID, f"{ULID}@", f"{ULID}@-1", f"{ULID}@x", "moondream@3", "@1"])
 def test_what_is_no_checkpoint_name_is_none(text: str) -> None:
     assert CheckpointName.parse(text) is None
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "chk_001"), (999, "chk_999"), (1000, "chk_1000")])
+def test_a_number_is_read_as_it_is_written_and_after_a_doubled_id(number: int, name: str) -> None:
+    checkpoint = NumberedCheckpoint(finetune_id=ULID, number=number)
+    assert str(checkpoint) == f"{ULID}/{name}"
+    for text in (str(checkpoint), f"{ULID.lower()}/{name}", f"{ULID.lower()}/{checkpoint}"):
+        assert NumberedCheckpoint.parse(text) == checkpoint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["chk_001", f"{ULID}/chk_1", f"{ULID}/chk_0001", f"{ULID}/chk_001\n", f"{ULID}/chk_²²²",
+     f"{ULID[:-1]}0/{ULID}/chk_001", f"{ULID}/{ULID}/{ULID}/chk_001", f"8{ULID[1:]}/chk_001"],
+)  # fmt: skip
+def test_what_is_no_numbered_checkpoint_is_none(text: str) -> None:
+    assert NumberedCheckpoint.parse(text) is None
