@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
     checkpoints,
+    docs,
     files,
     finetunes,
     health,
@@ -46,6 +47,7 @@ ROUTERS = (
     inference.router,
     health.router,
     operations.router,
+    docs.router,
 )
 
 
@@ -83,7 +85,7 @@ def create_app(
         lifespan=lifespan,
         dependencies=[Depends(guard_host)],
         redirect_slashes=False,
-        redoc_url=None,
+        openapi_url=None,  # server.api.docs, which needs nothing from elsewhere
     )
     app.state.services = services
     app.state.body_parser = BodyParser(services.admission.bodies, services.admission.json_memory)
