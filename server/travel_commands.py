@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -9,6 +10,7 @@ import typer
 
 from contract.ids import CheckpointName
 from server.config import ServerConfig, describe_faults, load_config
+from server.serving import OTHERS_SEE_NOTHING
 from server.travel import TravelError, export_checkpoint, import_adapter
 
 DataDir = Annotated[Path | None, typer.Option(help="The server's data directory.")]
@@ -54,6 +56,7 @@ def import_(
     dtype: Dtype = None,
 ) -> None:
     """Make a finetune of an adapter from elsewhere; a server may run meanwhile."""
+    os.umask(OTHERS_SEE_NOTHING)
     config = _config(data_dir=data_dir, model=model, device=device, dtype=dtype)
     try:
         arrived = import_adapter(config, source, name=name, any_base=any_base)
