@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from contract.skills import Pixels
 from tests.unit.images.files import encoded, gif_claiming, jpeg_claiming, png, webp_claiming
 
 LOSSY = 24
@@ -45,6 +46,26 @@ class Case:
     wanted: Wanted
     pixels: np.ndarray | None = None
     tolerance: int = 0
+
+
+def complaint(case: Case, outcome: Pixels | Exception) -> str:
+    """What is wrong with what became of a case; empty if nothing is."""
+    if isinstance(outcome, Exception):
+        return "" if case.wanted is not Wanted.PIXELS else f"refused: {outcome}"
+    if case.wanted is Wanted.REFUSAL:
+        return f"decoded to {outcome.width} x {outcome.height}"
+    if case.pixels is None:
+        return ""
+    got = np.frombuffer(outcome.data, np.uint8).reshape(outcome.height, outcome.width, 3)
+    if got.shape != case.pixels.shape:
+        return f"{got.shape} instead of {case.pixels.shape}"
+    if not case.tolerance and np.array_equal(got, case.pixels):
+        return ""
+    most = max(
+        int(np.abs(row.astype(np.int16) - wanted).max())
+        for row, wanted in zip(got, case.pixels, strict=True)
+    )
+    return "" if most <= case.tolerance else f"off by {most}"
 
 
 def slope(width: int = 64, height: int = 48) -> np.ndarray:

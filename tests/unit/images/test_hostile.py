@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from contract.skills import Pixels
@@ -17,7 +16,7 @@ from server.images.decode_process import MAX_MEMORY_BYTES
 from server.images.decoder import ImageDecoder
 from server.images.jpeg_scans import count_scans
 from tests.unit.images.files import data_url
-from tests.unit.images.hostile import Case, Wanted, corpus, truncations
+from tests.unit.images.hostile import complaint, corpus, truncations
 from tests.unit.images.test_decoder import decoding_children
 
 pytestmark = pytest.mark.anyio
@@ -45,26 +44,6 @@ def peak_bytes() -> int:
         if line.startswith("VmPeak:")
     ]
     return max((int(line.split()[1]) << 10 for line in lines), default=0)
-
-
-def complaint(case: Case, outcome: Pixels | Exception) -> str:
-    """What is wrong with what became of a case; empty if nothing is."""
-    if isinstance(outcome, Exception):
-        return "" if case.wanted is not Wanted.PIXELS else f"refused: {outcome}"
-    if case.wanted is Wanted.REFUSAL:
-        return f"decoded to {outcome.width} x {outcome.height}"
-    if case.pixels is None:
-        return ""
-    got = np.frombuffer(outcome.data, np.uint8).reshape(outcome.height, outcome.width, 3)
-    if got.shape != case.pixels.shape:
-        return f"{got.shape} instead of {case.pixels.shape}"
-    if not case.tolerance and np.array_equal(got, case.pixels):
-        return ""
-    most = max(
-        int(np.abs(row.astype(np.int16) - wanted).max())
-        for row, wanted in zip(got, case.pixels, strict=True)
-    )
-    return "" if most <= case.tolerance else f"off by {most}"
 
 
 async def outcome_of(decoder: ImageDecoder, data: bytes) -> Pixels | Exception:
