@@ -21,24 +21,29 @@ ONE_THREAD := OMP_NUM_THREADS=1
 
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
+# Tools that look at what is installed have environments of their own.
+UV_VERSION := 0.13.9
+PIP_AUDIT_VERSION := 2.10.1
+
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
-        constraints docs compat revision clean
+        constraints lock sbom audit docs compat revision clean
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## everything for users and developers, in .venv
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),cpu)
 	$(PIP) install -q --no-deps $(OTHER_TORCH) --retries 1 --extra-index-url $(TORCH_CPU_INDEX) torch==$(TORCH_VERSION)
 else
 	$(PIP) install -q --no-deps $(OTHER_TORCH) torch==$(TORCH_VERSION)
 endif
+	$(PIP) install -q --no-deps --require-hashes -r requirements.lock
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,postgres]'
 	$(PIP) install -q --no-deps moondream==$(SDK_VERSION)
 	rm -f $(VENV)/.ready-*
@@ -104,6 +109,25 @@ wheel: setup ## build the wheel into dist/
 constraints: setup-bench ## write constraints.txt from what .venv holds
 	( sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable --exclude moondream | sed 's/+cpu//' ) > constraints.new
 	mv constraints.new constraints.txt
+
+# torch is not in it: its builds differ, and pin what they bring for CUDA. What else it needs is.
+lock: ## write requirements.lock, with the hashes of all files, from pyproject.toml and constraints.txt
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install -q uv==$(UV_VERSION)
+	echo torch > $(VENV)-lock/excludes.txt
+	printf 'jinja2\nnetworkx\nsympy\n' | $(VENV)-lock/bin/uv pip compile pyproject.toml - --extra trainer --extra postgres \
+	  --extra dev -c constraints.txt --excludes $(VENV)-lock/excludes.txt --universal --python-version 3.11 \
+	  --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header -q -o requirements.lock
+
+sbom: setup ## write the bill of materials (CycloneDX) to dist/
+	mkdir -p dist
+	$(BIN)/python -m tools.supply_chain sbom > dist/moontune.cdx.json
+
+# Asks the database of vulnerabilities, which needs the network; not part of what CI runs.
+audit: ## known vulnerabilities of what is locked
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install -q pip-audit==$(PIP_AUDIT_VERSION)
+	$(VENV)-audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
 
 docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.config_page > docs/configuration.md

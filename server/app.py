@@ -15,6 +15,7 @@ from server.api import (
     adapters,
     chat,
     checkpoints,
+    docs,
     files,
     finetunes,
     health,
@@ -54,6 +55,7 @@ ROUTERS = (
     accounts.router,
     health.router,
     operations.router,
+    docs.router,
 )
 
 
@@ -91,7 +93,7 @@ def create_app(
         lifespan=lifespan,
         dependencies=[Depends(guard_host)],
         redirect_slashes=False,
-        redoc_url=None,
+        openapi_url=None,  # server.api.docs, which needs nothing from elsewhere
     )
     app.state.services = services
     app.state.body_parser = BodyParser(services.admission.bodies, services.admission.json_memory)

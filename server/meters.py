@@ -6,9 +6,9 @@ No label holds a picture, a prompt, a key, a path, or an id other than that of a
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 
 from contract.stats import Distribution, EngineStats, Metric, MetricKind, Sample
+from contract.told_apart import ToldApart
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
 
@@ -168,12 +168,12 @@ class Meters:
     """The counters and histograms of one application; used by its event loop's thread alone."""
 
     def __init__(self) -> None:
-        self._counts: defaultdict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+        self._counts = ToldApart()
         self._observed: dict[tuple[str, tuple[str, ...]], _Tally] = {}
 
     def count(self, metric: Metric, *labels: str) -> None:
         """Count one."""
-        self._counts[metric.name, labels] += 1
+        self._counts.add(metric, labels, 1)
 
     def observe(self, metric: Metric, value: float, *labels: str) -> None:
         """Put one value into a histogram."""
@@ -186,8 +186,8 @@ class Meters:
         """Everything counted so far."""
         return EngineStats(
             samples=tuple(
-                Sample(name=name, labels=labels, value=float(count))
-                for (name, labels), count in self._counts.items()
+                Sample(name=name, labels=labels, value=count)
+                for (name, labels), count in self._counts.values.items()
             ),
             distributions=tuple(
                 Distribution(

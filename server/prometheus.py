@@ -1,8 +1,7 @@
 """Counts as Prometheus reads them: text, rendered by prometheus-client from a registry of our own.
 
 A worker's counts begin anew with every worker, which Prometheus takes for the restart that it is;
-while there is none, its metrics have no values. However many finetunes there are, only the first
-ones have series of their own.
+while there is none, its metrics have no values.
 """
 
 from __future__ import annotations
@@ -23,12 +22,6 @@ from contract.stats import Distribution, EngineStats, Metric, MetricKind, Sample
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-FINETUNE_LABEL = "finetune_id"
-MAX_FINETUNES = 200
-"""With series of their own, the first that were seen by this process; all others share one."""
-
-OTHERS = "other"
-
 _Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
@@ -43,7 +36,6 @@ class Exposition(Collector):
     def __init__(self, metrics: Mapping[str, Metric], stats: Callable[[], EngineStats]):
         self._metrics = metrics
         self._stats = stats
-        self._named: set[str] = set()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -64,23 +56,7 @@ class Exposition(Collector):
             if metric.kind is MetricKind.HISTOGRAM:
                 yield _histogram(metric, distributions[name])
             else:
-                yield _numbers(metric, self._bounded(metric, samples[name]))
-
-    def _bounded(self, metric: Metric, samples: list[Sample]) -> list[Sample]:
-        """Put the finetunes together that have no series of their own."""
-        if FINETUNE_LABEL not in metric.labels:
-            return samples
-        at = metric.labels.index(FINETUNE_LABEL)
-        sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
-        for sample in samples:
-            named = sample.labels[at]
-            if len(self._named) < MAX_FINETUNES:
-                self._named.add(named)
-            shown = named if named in self._named else OTHERS
-            sums[(*sample.labels[:at], shown, *sample.labels[at + 1 :])] += sample.value
-        return [
-            Sample(name=metric.name, labels=labels, value=total) for labels, total in sums.items()
-        ]
+                yield _numbers(metric, samples[name])
 
 
 def _numbers(metric: Metric, samples: list[Sample]) -> CounterMetricFamily | GaugeMetricFamily:

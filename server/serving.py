@@ -85,6 +85,7 @@ def serve(
     """
     configure_logs(config.log_level)
     _allow_many_files()
+    _leave_no_core()
     give_large_blocks_back()
     sys.setswitchinterval(SWITCH_SECONDS)
     faults.arm(config.fault)
@@ -301,6 +302,16 @@ def _allow_many_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _leave_no_core() -> None:
+    """A crash must not leave our memory on the disk: it holds the key, pictures and prompts.
+
+    Only the soft limit, so that who looks for a fault can raise it (`prlimit`); children inherit.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def _upgrade(config: ServerConfig) -> None:

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from contract import faults
 from server.channel import Channel
-from server.children import module_command, module_environment
+from server.children import environment_without_secrets, module_command
 from server.config import ServerConfig
 from server.resources import find
 
@@ -120,7 +120,7 @@ class WorkerProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=[theirs.fileno()],
-                    env=module_environment(),
+                    env=environment_without_secrets(),
                     process_group=0,
                 )
         except BaseException:

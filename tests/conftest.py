@@ -1,10 +1,12 @@
-"""What all tests share: the choice of the database, and of counts."""
+"""What all tests share: the choice of the database, of counts, and the watch for unpickling."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
-from tests import databases, postgres
+from tests import databases, postgres, unpickling
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +27,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     choice = config.getoption("--database")
     databases.chosen[:] = databases.KINDS if choice == "both" else (choice,)
+    unpickling.watch()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test in which product code unpickled something, also if it caught the error."""
+    result = yield
+    told, unpickling.found[:] = list(unpickling.found), []
+    if told:
+        pytest.fail("\n".join(told))
+    return result
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import io
 import random
@@ -40,7 +39,8 @@ from contract.skills import (
 )
 from contract.stats import EngineStats
 from server.domain.engine_status import EngineStatus, WorkerDiedError
-from server.domain.errors import ImageDecodeError, ImageTooLargeError, ImageUrlSchemeError
+from server.domain.errors import ImageDecodeError, ImageTooLargeError
+from server.images.data_url import parse_data_url
 from server.images.kept import PictureCounts
 
 FAKE_MODEL = ModelInfo(
@@ -267,14 +267,10 @@ class FakeImageDecoder:
         return self._pixels(image_url)
 
     def _pixels(self, image_url: str) -> Pixels:
-        if not image_url.startswith("data:") or ";base64," not in image_url:
-            raise ImageUrlSchemeError("Send images as base64 data URLs; nothing is fetched.")
+        encoded = parse_data_url(image_url, max_bytes=self.max_image_bytes)
         try:
-            encoded = base64.b64decode(image_url.partition(",")[2], validate=True)
             image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP", "GIF"))
-            if len(encoded) > self.max_image_bytes or (
-                image.width * image.height > self.max_image_pixels
-            ):
+            if image.width * image.height > self.max_image_pixels:
                 raise ImageTooLargeError("The image is too large.")
             data = image.convert("RGB").tobytes()
         except (OSError, ValueError) as error:

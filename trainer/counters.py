@@ -6,8 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from contract.stats import ENGINE_METRICS, Distribution, EngineStats, MetricKind, Sample
-
-Key = tuple[str, tuple[str, ...]]
+from contract.told_apart import Key, ToldApart
 
 
 @dataclass
@@ -21,19 +20,20 @@ class Counters:
     """All numbers of one worker. Names and labels are those of `ENGINE_METRICS`."""
 
     def __init__(self) -> None:
-        self._values: dict[Key, float] = {}
+        self._counts = ToldApart()
+        self._gauges: dict[Key, float] = {}
         self._histograms: dict[Key, _Histogram] = {}
 
     def count(self, name: str, *labels: str, by: float = 1.0) -> None:
         """Add to a counter."""
-        assert ENGINE_METRICS[name].kind is MetricKind.COUNTER
-        key = name, labels
-        self._values[key] = self._values.get(key, 0.0) + by
+        metric = ENGINE_METRICS[name]
+        assert metric.kind is MetricKind.COUNTER
+        self._counts.add(metric, labels, by)
 
     def show(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge."""
         assert ENGINE_METRICS[name].kind is MetricKind.GAUGE
-        self._values[name, labels] = value
+        self._gauges[name, labels] = value
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Put a value into a histogram."""
@@ -47,14 +47,15 @@ class Counters:
 
     def value(self, name: str, *labels: str) -> float:
         """A counter or gauge; 0 before anything was counted."""
-        return self._values.get((name, labels), 0.0)
+        values = self._gauges if (name, labels) in self._gauges else self._counts.values
+        return values.get((name, labels), 0.0)
 
     def gathered(self) -> EngineStats:
         """Everything so far."""
         return EngineStats(
             samples=tuple(
                 Sample(name=name, labels=labels, value=value)
-                for (name, labels), value in self._values.items()
+                for (name, labels), value in {**self._counts.values, **self._gauges}.items()
             ),
             distributions=tuple(
                 Distribution(name=name, labels=labels, counts=tuple(h.counts), total=h.total)

@@ -115,7 +115,8 @@ def _is_from_here(request: Request) -> bool:
 def _host_name(host: str) -> str:
     """`[::1]:2021` -> `::1`, `localhost:2021` -> `localhost`."""
     if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
+        name, _, rest = host[1:].partition("]")
+        return name.lower() if not rest or rest.startswith(":") else host
     return host.partition(":")[0].lower()
 
 

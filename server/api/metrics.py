@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from server.api.answers import metric_item
@@ -37,29 +37,29 @@ async def log_metrics(
 @router.get(
     "",
     response_model=MetricPage,
-    openapi_extra=lists(
-        FinetuneNotFoundError,
-        name={"type": "string", "description": "Only the numbers of this name."},
-        from_step={"type": "integer", "description": "Only from this step on."},
-    ),
+    openapi_extra=lists(FinetuneNotFoundError),
 )
 async def list_metrics(
-    account: Account, finetune_id: str, request: Request, query: PageDep, services: ServicesDep
+    account: Account,
+    finetune_id: str,
+    query: PageDep,
+    services: ServicesDep,
+    name: Annotated[str | None, Query(description="Only numbers of this name.")] = None,
+    from_step: Annotated[str | None, Query(description="Only of this step and later.")] = None,
 ) -> Response:
     """List numbers by step and name; filters `name` and `from_step`."""
     page = await services.metrics.list(
         account,
         finetune_id,
-        name=_name(request),
-        from_step=_from_step(request),
+        name=_checked_name(name),
+        from_step=_step(from_step),
         after=_after(query),
         limit=query.limit,
     )
     return json_answer(page_body("metrics", page, metric_item))
 
 
-def _name(request: Request) -> str | None:
-    name = request.query_params.get("name")
+def _checked_name(name: str | None) -> str | None:
     if name is not None and "\0" in name:
         raise ValidationFailedError(
             "name: holds the character NUL.", loc=("query", "name"), type="nul"
@@ -67,8 +67,7 @@ def _name(request: Request) -> str | None:
     return name or None
 
 
-def _from_step(request: Request) -> int | None:
-    text = request.query_params.get("from_step")
+def _step(text: str | None) -> int | None:
     if not text:
         return None
     return min(max(query_integer(text, "from_step"), 0), MAX_STEP)

@@ -113,6 +113,7 @@ class Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._state["request_id"]
+            headers["X-Content-Type-Options"] = "nosniff"
             ignored = self._state.get("ignored_fields")
             if ignored:
                 headers["X-Ignored-Fields"] = ", ".join(ignored)

@@ -50,7 +50,6 @@ from server.domain.errors import (
     ValidationFailedError,
     WorkerUnavailableError,
 )
-from server.domain.pages import DEFAULT_LIMIT
 
 TITLE = "moontune"
 DESCRIPTION = "Fine-tuning of Moondream on your own machine."
@@ -156,17 +155,12 @@ def refuses(*refusals: type[ServiceError]) -> dict[str, Any]:
     return {_REFUSALS: [kind.code for kind in refusals]}
 
 
-def lists(*refusals: type[ServiceError], **parameters: dict[str, Any]) -> dict[str, Any]:
-    """Say that a route answers with pages; `parameters` are the schemas of its filters."""
-    own = {
-        "limit": {"type": "integer", "default": DEFAULT_LIMIT, "description": "1 to 100; clamped."},
-        "cursor": {"type": "string", "description": "The next_cursor of the page before."},
-        **parameters,
-    }
+def lists(*refusals: type[ServiceError], **filters: dict[str, Any]) -> dict[str, Any]:
+    """Say that a route answers with pages; `filters` are schemas of what it reads by itself."""
     return {
         "parameters": [
             {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in own.items()
+            for name, schema in filters.items()
         ],
         **refuses(ValidationFailedError, *refusals),
     }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query
 
 from server.domain.errors import ValidationFailedError
 from server.domain.pages import DEFAULT_LIMIT, MAX_LIMIT, Page
@@ -50,9 +50,13 @@ class PageQuery:
         return value
 
 
-def page_query(request: Request) -> PageQuery:
+def page_query(
+    limit: Annotated[
+        str | None, Query(description="How many at most: 1-100, 20 if it is not given.")
+    ] = None,
+    cursor: Annotated[str | None, Query(description="The next_cursor of the page before.")] = None,
+) -> PageQuery:
     """Read `limit` and `cursor` of a request."""
-    limit, cursor = request.query_params.get("limit"), request.query_params.get("cursor")
     return PageQuery(
         limit=DEFAULT_LIMIT if not limit else clamp_limit(limit),
         cursor={} if not cursor else decode_cursor(cursor),

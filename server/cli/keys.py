@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.ledger import opened
-from server.cli.manners import AsJson, DataDir, config_of, show_json, show_table, tell
+from server.cli.manners import (
+    OTHERS_SEE_NOTHING,
+    AsJson,
+    DataDir,
+    config_of,
+    show_json,
+    show_table,
+    tell,
+)
 from server.cli.times import readable_time
 from server.domain.caller import DEFAULT_ACCOUNT, Limits, Scope
 
 if TYPE_CHECKING:
     from server.db.models import ApiKey
 
-_OTHERS_SEE_NOTHING = 0o077
 _HEAD = ["id", "key", "account", "scope", "made", "used", "revoked", "name"]
 
 app = typer.Typer(
@@ -55,7 +62,7 @@ def create(
     """
     from server.services.keys import create_key
 
-    os.umask(_OTHERS_SEE_NOTHING)
+    os.umask(OTHERS_SEE_NOTHING)
     limits = Limits(
         requests_per_minute=requests_per_minute,
         max_concurrent_rollouts=max_concurrent_rollouts,

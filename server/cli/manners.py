@@ -15,6 +15,9 @@ import typer
 
 from server.config import ServerConfig, describe_faults, load_config
 
+OTHERS_SEE_NOTHING = 0o077
+"""The mask of what a verb makes: prompts, keys and weights."""
+
 
 class Exit(IntEnum):
     """How a verb ends."""

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.manners import AsJson, DataDir, Exit, config_of, refuse, show_json
+from server.cli.manners import (
+    OTHERS_SEE_NOTHING,
+    AsJson,
+    DataDir,
+    Exit,
+    config_of,
+    refuse,
+    show_json,
+)
 from server.config import DATABASE_FILE
 
 if TYPE_CHECKING:
     from server.verification import Findings
 
-_OTHERS_SEE_NOTHING = 0o077
 _MAX_SHOWN = 20
 
 
@@ -50,7 +57,7 @@ def backup(
     """Copy the database and all files that it names; a server may run meanwhile."""
     from server.backup import BackupError, back_up
 
-    os.umask(_OTHERS_SEE_NOTHING)
+    os.umask(OTHERS_SEE_NOTHING)
     try:
         made = back_up(config_of(data_dir=data_dir), target)
     except BackupError as error:
@@ -70,7 +77,7 @@ def restore(
     from server.backup import BackupError
     from server.restore import restore as restore_backup
 
-    os.umask(_OTHERS_SEE_NOTHING)
+    os.umask(OTHERS_SEE_NOTHING)
     try:
         findings = restore_backup(folder, config_of(data_dir=data_dir))
     except BackupError as error:

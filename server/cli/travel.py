@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from contract.ids import CheckpointName
-from server.cli.manners import AsJson, DataDir, config_of, refuse, show_json
+from server.cli.manners import OTHERS_SEE_NOTHING, AsJson, DataDir, config_of, refuse, show_json
 from server.domain.caller import DEFAULT_ACCOUNT
 
 Model = Annotated[
@@ -64,6 +65,7 @@ def import_(
     """Make a finetune of an adapter from elsewhere; a server may run meanwhile."""
     from server.travel import TravelError, import_adapter
 
+    os.umask(OTHERS_SEE_NOTHING)
     config = config_of(data_dir=data_dir, model=model, device=device, dtype=dtype)
     try:
         arrived = import_adapter(config, source, name=name, account_id=account, any_base=any_base)

@@ -61,6 +61,7 @@ def _sqlite(url: str, *, begin: str, size: int, query_only: bool = False) -> Eng
         poolclass=QueuePool,
         pool_size=size,
         max_overflow=0,
+        hide_parameters=True,  # an error must not show in the log what a caller sent
         pool_timeout=BUSY_TIMEOUT_MS / 1000,
         connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
     )
@@ -90,6 +91,7 @@ def _postgresql(url: str, *, size: int) -> Engine:
         url,
         pool_size=size,
         max_overflow=0,
+        hide_parameters=True,  # an error must not show in the log what a caller sent
         pool_timeout=BUSY_TIMEOUT_MS / 1000,
         pool_pre_ping=True,  # after a restart of the server the first use finds a new connection
         connect_args={

@@ -19,7 +19,12 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport] -- registers itself
 )
 
+from server.images.jpeg_scans import count_scans
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+
+MAX_SCANS_AT_MOST_PIXELS = 16
+"""Of a JPEG of as many pixels as may be; a smaller one may have more. Usual are ten."""
 
 _STRIP_BYTES = 4 << 20
 
@@ -50,8 +55,14 @@ def open_checked(encoded: bytes, *, max_pixels: int) -> Image.Image:
         raise DamagedError("The image is not a readable JPEG, PNG, WebP or GIF file.") from None
     except Exception as error:  # Parsers of four formats raise whatever they like.
         raise DamagedError("The header of the image file is damaged.") from error
-    if image.width * image.height > max_pixels:
+    num_pixels = image.width * image.height
+    if num_pixels > max_pixels:
         raise TooManyPixelsError(_too_many(max_pixels))
+    if encoded.startswith(b"\xff\xd8"):
+        # Each scan goes over all pixels, and takes a few bytes of the file.
+        max_scans = MAX_SCANS_AT_MOST_PIXELS * max_pixels // max(1, num_pixels)
+        if count_scans(encoded, at_most=max_scans) > max_scans:
+            raise DamagedError("The JPEG has more scans than a picture of its size may have.")
     return image
 
 

@@ -6,12 +6,15 @@ import signal
 import socket
 import subprocess
 
-from server.children import module_command, module_environment
+from server.children import environment_without_secrets, module_command
 from server.domain.errors import ImageDecodeError, ImageTooLargeError, OverloadedError
 from server.images.exchange import ANSWER, PIXELS, REQUEST, SIZE, TOO_LARGE, read_exactly
 
 MAX_ATTEMPTS = 2
 """A child may die for reasons that are not the picture's, which is therefore tried once more."""
+
+OUT_OF_TIME = (-signal.SIGALRM, -signal.SIGPROF)
+"""How a child ends whose picture took too long."""
 
 
 class DecodeChild:
@@ -58,7 +61,7 @@ class DecodeChild:
             try:
                 return self._ask(wanted, encoded)
             except (EOFError, OSError):
-                if self._bury() == -signal.SIGALRM:
+                if self._bury() in OUT_OF_TIME:
                     break
         raise ImageDecodeError(
             "The image could not be decoded within the limits of time and memory."
@@ -112,7 +115,7 @@ class DecodeChild:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    env=module_environment(),
+                    env=environment_without_secrets(),
                     process_group=0,
                 )
             except BaseException:

@@ -33,6 +33,13 @@ from server.images.exchange import (
 
 MAX_MEMORY_BYTES = 3 << 29  # 1.5 GiB; a 50-megapixel WebP, the costliest, takes 0.8
 
+HEADER_CPU_SECONDS = 0.5
+"""For a file's header and all that stands before the pixels; a sound one takes a hundredth."""
+
+DECODE_CPU_SECONDS = 4.0
+"""For the pixels; the costliest sound picture takes 1.4 on a slow machine. Time that passes while
+others have the CPU does not count, so that a busy machine refuses no more than an idle one."""
+
 PATIENCE = 5
 """Steps of niceness: who waits for the event loop waits for all that it serves."""
 
@@ -47,16 +54,19 @@ def main() -> None:
         while True:
             wanted, num_bytes = REQUEST.unpack(read_exactly(sock, REQUEST.size))
             encoded = read_exactly(sock, num_bytes)
-            # Nobody handles the alarm: a decode that takes too long ends this process.
+            # Nobody handles these alarms: a decode that takes too long ends this process.
             signal.setitimer(signal.ITIMER_REAL, max_seconds)
             _answer(sock, wanted, encoded, max_pixels)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _answer(sock: socket.socket, wanted: bytes, encoded: bytes, max_pixels: int) -> None:
     """Decode one file and send what became of it; a fault after the first row ends the child."""
+    signal.setitimer(signal.ITIMER_PROF, HEADER_CPU_SECONDS)
     try:
         image = open_checked(encoded, max_pixels=max_pixels)
+        signal.setitimer(signal.ITIMER_PROF, DECODE_CPU_SECONDS)
         if wanted == PIXELS:
             decode_checked(image, max_pixels=max_pixels)
     except (TooManyPixelsError, DamagedError) as refusal:

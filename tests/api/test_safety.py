@@ -161,6 +161,34 @@ async def test_a_damaged_backup_is_not_restored(service: Service) -> None:
     assert not (restored.data_dir / "moontune.db").exists()
 
 
+@pytest.mark.parametrize("kind", ["above", "absolute", "link"])
+async def test_a_backup_that_leads_out_of_its_folder_is_refused(
+    service: Service, tmp_path: Path, kind: str
+) -> None:
+    finetune_id = await train(service)
+    folder = service.data_dir / "backup"
+    back_up(service.config, folder)
+    inside = folder / some_file(service, finetune_id, ".weights.safetensors").relative_to(
+        service.data_dir
+    )
+    outside = tmp_path / "outside"
+    outside.write_bytes(inside.read_bytes())  # its digest is right
+    named = {"above": "../outside", "absolute": str(outside), "link": None}[kind]
+    if named is None:
+        inside.unlink()
+        inside.symlink_to(outside)
+    else:
+        facts = json.loads((folder / "backup.json").read_text())
+        (weights,) = [f for f in facts["files"] if folder / f["path"] == inside]
+        facts["files"].append({**weights, "path": named})
+        (folder / "backup.json").write_text(json.dumps(facts))
+    restored = in_new_folder(service, "restored")
+    with pytest.raises(BackupError, match="lies outside of it"):
+        restore(folder, restored)
+    assert not (restored.data_dir / "moontune.db").exists()
+    assert outside.is_file()
+
+
 async def test_folders_that_hold_something_are_refused(service: Service) -> None:
     await train(service)
     with pytest.raises(BackupError, match="not empty"):

@@ -76,6 +76,7 @@ class Service:
         options: Fields of the server's configuration.
         restarts: First and longest pause before a worker is started again, and most starts a
             minute; the production schedule would make 200 kills last an hour.
+        environment: Of the API, besides its options.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Service:
         seed: int = SEED,
         options: dict[str, Any] | None = None,
         restarts: tuple[float, float, int] = (0.01, 1.0, 100_000),
+        environment: dict[str, str] | None = None,
     ):
         self.forge = forge
         self.folder = forge.new_folder(name)
@@ -99,6 +101,7 @@ class Service:
         self.visits_path = self.folder / "visits"
         self._record = self.folder / "lives"
         self._restarts = restarts
+        self._environment = environment or {}
         self._options: dict[str, Any] = {
             "model": forge.model,
             "device": "cpu",
@@ -127,7 +130,8 @@ class Service:
     def start(self, *, fault: str = "", counts_visits: bool = False, ready: bool = True) -> None:
         """Start the API; return when the model answers, or, if not `ready`, at once."""
         assert not self.is_running, "the service runs already"
-        environment = {
+        environment = dict(self._environment)
+        environment |= {
             f"MOONTUNE_{name.upper()}": str(value) for name, value in self._options.items()
         }
         if counts_visits:
@@ -239,9 +243,13 @@ class Service:
 
     def metric(self, name: str) -> float:
         """A series of /metrics, labels included; 0 where there is none."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10.0) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self.metrics_text().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+    def metrics_text(self) -> str:
+        """All of /metrics."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10.0) as answer:
+            return answer.read().decode()
 
     @contextmanager
     def look(self) -> Generator[Connection]:

@@ -56,6 +56,19 @@ def test_a_unit_that_fails_leaves_nothing(database: Database) -> None:
     assert database.read_blocking(count) == 0
 
 
+def test_an_error_of_the_database_does_not_show_what_a_caller_sent(database: Database) -> None:
+    def work(session: Session) -> None:
+        for value in ("SECRET", "SECRET again"):
+            session.execute(
+                text("INSERT INTO meta (key, value) VALUES ('one', :value)"), {"value": value}
+            )
+
+    with pytest.raises(SQLAlchemyError) as caught:
+        database.write_blocking(work)
+    assert "INSERT INTO meta" in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
 def test_a_reader_cannot_write(database: Database) -> None:
     with pytest.raises((SQLAlchemyError, OverloadedError)):
         database.read_blocking(increment)

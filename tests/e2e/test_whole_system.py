@@ -124,6 +124,9 @@ def test_training_goes_on_at_the_next_step_after_a_restart(tmp_path: Path) -> No
         )
         assert after["answer"] == before["answer"]
         assert again.train_step([sft_group(3)], lr=2e-3)["step"] == 3
+    made = [path for path in server.data_dir.rglob("*") if path.name != "stderr.log"]  # ours
+    assert any(path.name.endswith(".weights.safetensors") for path in made)
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
 
 
 def test_the_same_seed_gives_the_same_rollouts_and_bit_identical_weights(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The API process stays small: no torch, no image library, nothing of the trainer."""
+"""The API process stays small, with no torch, image library or trainer; what children inherit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server import serving
+from server.children import CODE_ROOT, environment_without_secrets
 from server.config import ServerConfig
 from server.db.connection import Database
 from server.domain.caller import Limits, Scope
@@ -44,3 +45,15 @@ def test_beyond_the_loopback_it_serves_only_behind_a_key_or_a_word(tmp_path: Pat
             guarded(host="0.0.0.0")
         write(database)  # revoked at once: that lets nobody in, so it is safe to serve
         guarded(host="0.0.0.0")
+
+
+def test_children_that_work_for_strangers_inherit_no_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets = ("MOONTUNE_API_KEY", "MOONTUNE_DATABASE_URL", "HF_TOKEN", "PGPASSWORD", "aws_secret")
+    for name in (*secrets, "MOONTUNE_DEVICE", "FAKETIME"):
+        monkeypatch.setenv(name, "value")
+    environment = environment_without_secrets()
+    assert not set(secrets) & set(environment)
+    assert {"MOONTUNE_DEVICE", "FAKETIME", "PATH"} <= set(environment)
+    assert environment["PYTHONPATH"].startswith(str(CODE_ROOT))

@@ -16,15 +16,8 @@ from contract.stats import (
     MetricKind,
     Sample,
 )
-from server.meters import (
-    API_METRICS,
-    HTTP_REQUESTS,
-    HTTP_SECONDS,
-    STEPS,
-    STEPS_NOT_FINITE,
-    Meters,
-)
-from server.prometheus import MAX_FINETUNES, OTHERS, Exposition
+from server.meters import API_METRICS, HTTP_SECONDS, STEPS, Meters
+from server.prometheus import Exposition
 
 ALL_LABELS = {
     "work_class",
@@ -55,45 +48,6 @@ def families(stats: EngineStats, metrics: dict[str, Metric] = METRICS) -> dict[s
 
 def read(text: bytes) -> Iterable[Family]:
     return text_string_to_metric_families(text.decode())
-
-
-def test_ten_thousand_finetunes_share_what_is_left_of_the_series() -> None:
-    """S8: at most 2,000 series, and no count is lost or told twice."""
-    meters, worker = Meters(), list[Sample]()
-
-    def stats() -> EngineStats:
-        return EngineStats(
-            samples=(*meters.stats().samples, *worker),
-            distributions=meters.stats().distributions,
-        )
-
-    exposition = Exposition({**API_METRICS, **ENGINE_METRICS}, stats)
-    for round_number in range(2):
-        for number in range(10_000):
-            meters.count(STEPS, f"f{number}", "true")
-            meters.count(STEPS_NOT_FINITE, f"f{number}")
-        for number in range(25):
-            for status in ("200", "401", "404", "422", "503"):
-                meters.count(HTTP_REQUESTS, f"/{number}", status)
-            meters.observe(HTTP_SECONDS, 0.1, f"/{number}")
-        worker[:] = [
-            Sample(
-                name="moontune_sampled_tokens_total",
-                labels=(work_class, f"f{9_999 - number}"),
-                value=1.0 + round_number,
-            )
-            for number in range(10_000)
-            for work_class in ("rollouts", "inference")
-        ]
-        text = exposition.text()
-        series = [line for line in text.decode().splitlines() if not line.startswith("#")]
-        assert len(series) <= 2000
-        found = {family.name: family for family in read(text)}
-        steps = {s.labels["finetune_id"]: s.value for s in found["moontune_steps"].samples}
-        assert len(steps) == MAX_FINETUNES + 1
-        assert steps[OTHERS] == (10_000 - MAX_FINETUNES) * (round_number + 1)
-        tokens = found["moontune_sampled_tokens"].samples
-        assert sum(sample.value for sample in tokens) == 20_000 * (round_number + 1)
 
 
 def test_counters_and_gauges_are_read_back() -> None:

@@ -1,0 +1,1 @@
+"""What strangers send: names, picture URLs, and every place of the API where they can be put."""
