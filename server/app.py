@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import (
+    batch,
     checkpoints,
     files,
     finetunes,
@@ -26,6 +28,7 @@ from server.api import (
 from server.api.auth import check_host
 from server.api.json_body import BodyParser
 from server.api.middleware import RequestContext
+from server.api.schemas.batch import read_line
 from server.config import ServerConfig
 from server.db import migrate
 from server.domain.seeds import SEED_BITS
@@ -44,6 +47,7 @@ ROUTERS = (
     files.router,
     metrics.router,
     inference.router,
+    batch.router,
     health.router,
     operations.router,
 )
@@ -61,6 +65,7 @@ def create_app(
         config,
         engine=engine,
         decoder=image_decoder,
+        read_line=functools.partial(read_line, max_generation_tokens=config.max_generation_tokens),
         root_seed=secrets.randbits(SEED_BITS) if config.seed is None else config.seed,
     )
 
@@ -96,7 +101,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=[
                 "Authorization",
                 "Content-Type",
@@ -125,15 +130,20 @@ async def _start(services: Services) -> None:
     await asyncio.to_thread(services.admission.bodies.sweep)
     await services.ledger.open()
     await services.cleanup.sweep_all()
+    await services.batch_cleanup.start()
     await services.engine.start()
+    services.batch_runner.start()
 
 
 async def close_services(services: Services) -> None:
     """Let what runs come to its end, as long as the grace lasts, and close everything; twice is
     once."""
+    services.batch_runner.give_up()
     await services.dispatcher.close(grace_seconds=services.config.shutdown_grace_seconds)
+    await services.batch_runner.stop()
     await services.engine.stop()
     await services.training.close()
     await services.downloads.close()
     await services.cleanup.close()
+    await services.batch_cleanup.close()
     services.database.close()

@@ -56,6 +56,13 @@ def reads(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def reads_bytes() -> dict[str, Any]:
+    """Say that a route reads raw bytes."""
+    schema = {"type": "string", "format": "binary"}
+    content = {"application/octet-stream": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def install(app: FastAPI) -> None:
     """Let the application describe its bodies and its one error."""
 

@@ -50,16 +50,21 @@ class PageQuery:
         return value
 
 
-def page_query(request: Request) -> PageQuery:
+def page_query(request: Request, *, default_limit: int = DEFAULT_LIMIT) -> PageQuery:
     """Read `limit` and `cursor` of a request."""
     limit, cursor = request.query_params.get("limit"), request.query_params.get("cursor")
     return PageQuery(
-        limit=DEFAULT_LIMIT if not limit else clamp_limit(limit),
+        limit=default_limit if not limit else clamp_limit(limit),
         cursor={} if not cursor else decode_cursor(cursor),
     )
 
 
-PageDep = Annotated[PageQuery, Depends(page_query)]
+def default_page_query(request: Request) -> PageQuery:
+    """As `page_query`, for most lists."""
+    return page_query(request)
+
+
+PageDep = Annotated[PageQuery, Depends(default_page_query)]
 
 
 def clamp_limit(text: str) -> int:

@@ -27,6 +27,15 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def iso_time(at_ms: int) -> str:
+    """A stamp as batches and adapters show it, such as 2026-11-29T05:00:00Z.
+
+    >>> iso_time(1736937000000)
+    '2025-01-15T10:30:00Z'
+    """
+    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def file_stamp() -> str:
     """The present second for names of files, such as 20261129T050000Z."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

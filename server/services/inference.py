@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from contract.codec import to_plain
 from contract.engine import Answer, Answered, ModelInfo
-from contract.ids import MODEL_PREFIX, CheckpointName
+from contract.ids import CheckpointName
 from contract.skills import Settings, SkillRequest
 from contract.work import WorkClass
 from server.domain.errors import CallerLeftError, ModelNotFoundError
@@ -19,13 +19,13 @@ from server.services.adapters import Adapters, AdapterState
 from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
 from server.services.images import ImageUrl
+from server.services.model_names import ModelNames
 from server.services.pictures import Pictures
 from server.services.rollouts import require_skill
 
 T = TypeVar("T")
 
 _BASE_LANE = "base"
-_VENDOR_PREFIX = "moondream/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Inference:
         adapters: Adapters,
         pictures: Pictures,
         seeds: SeedSource,
-        base_aliases: Sequence[str],
+        names: ModelNames,
         queue_seconds: float,
     ):
         self._engine = engine
@@ -60,7 +60,7 @@ class Inference:
         self._adapters = adapters
         self._pictures = pictures
         self._seeds = seeds
-        self._base_aliases = frozenset((MODEL_PREFIX, *base_aliases))
+        self._names = names
         self._queue_seconds = queue_seconds
 
     async def answer(
@@ -77,7 +77,7 @@ class Inference:
             await place.turn(within=self._queue_seconds, unless=caller_left)
             begin_before = place.taken_at + self._queue_seconds
             model = await self._handover.loaded_model(before=begin_before)
-            if saved is None and not self._is_base(order.model):
+            if saved is None and not self._names.is_base(order.model):
                 raise _no_such_model()
             require_skill(model.skills, order.request.skill, model)
             async with (
@@ -102,22 +102,15 @@ class Inference:
 
         While the first model loads, any other name may be its own; None then, too.
         """
-        if name is None or self._is_base(name):
+        if name is None or self._names.is_base(name):
             return None
         saved = CheckpointName.parse(name)
         if saved is None:
-            if self._engine.status().model is None:
+            if not self._names.is_known:
                 return None
             raise _no_such_model()
         await self._adapters.require_saved(account_id, saved.finetune_id, saved.step)
         return saved
-
-    def _is_base(self, name: str | None) -> bool:
-        if name is None:
-            return True
-        model = self._engine.status().model
-        bare = name.removeprefix(_VENDOR_PREFIX)
-        return bare in self._base_aliases or (model is not None and bare == model.name)
 
     @asynccontextmanager
     async def _state(
