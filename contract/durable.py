@@ -114,6 +114,35 @@ def write_files(files: Sequence[NewFile]) -> list[FileRef]:
     ]
 
 
+def write_blocks(path: Path, blocks: Iterable[bytes], *, num_bytes: int) -> FileRef:
+    """Write one file of blocks that are read while it is written, and hashed on the way.
+
+    Args:
+        num_bytes: About as many there will be, for the refusal when the disk ends.
+
+    Raises:
+        StorageFull: There is no space; nothing is left behind.
+        OSError: The disk failed; nothing is left behind. So it is when `blocks` raises.
+        FileExistsError: The name is taken; names are never reused.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; such a file is written once")
+    digest = hashlib.sha256()
+    num_written = 0
+
+    def hashed() -> Generator[bytes]:
+        nonlocal num_written
+        for block in blocks:
+            digest.update(block)
+            num_written += len(block)
+            yield block
+
+    with _all_or_none([path], num_bytes):
+        _write_temporary(path, hashed())
+        _give_names([path])
+    return FileRef(path=str(path), digest=digest.hexdigest(), num_bytes=num_written)
+
+
 def copy_file(source: FileRef, path: Path) -> FileRef:
     """Copy a file, which has its new name only when it is what its digest says.
 

@@ -21,6 +21,7 @@ from contract.skills import (
     SkillRequest,
     TunableRequest,
 )
+from contract.work import WorkClass
 
 RANKS = (8, 16, 24, 32)
 """The ranks that an adapter may have."""
@@ -185,7 +186,8 @@ class StepTrained:
 class Answer:
     """Answer one request for inference; `adapter` None is the base model.
 
-    With `is_streamed`, what the answer gains is told while it grows.
+    With `is_streamed`, what the answer gains is told while it grows. `work_class` is `INFERENCE`,
+    or `BATCH` for a line of a batch, which gives way to all other work.
     """
 
     adapter: AdapterRef | None
@@ -193,6 +195,7 @@ class Answer:
     settings: Settings
     seed: int
     is_streamed: bool = False
+    work_class: WorkClass = WorkClass.INFERENCE
 
 
 @dataclass(frozen=True, kw_only=True)

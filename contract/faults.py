@@ -81,6 +81,13 @@ POINTS: dict[str, str] = {
     "metrics.log": "inside the transaction that logs metrics",
     "rollouts.received": "a rollouts body was read and validated",
     "rollouts.made": "the worker has answered a rollouts call",
+    # --- API: a batch
+    "batch.part": "inside the transaction that names a part of an upload",
+    "batch.complete": "inside the transaction that makes a batch of an upload",
+    "batch.chunked": "inside the transaction that says how many lines a batch has",
+    "batch.answered": "inside the transaction that makes the answers of some lines count",
+    "batch.finish": "inside the transaction that names the outputs of a batch",
+    "batch.remove": "inside the transaction after which nothing of a batch counts",
 }
 """Every point by name, and where it lies."""
 

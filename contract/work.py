@@ -11,3 +11,5 @@ class WorkClass(StrEnum):
     INFERENCE = "inference"
     ROLLOUTS = "rollouts"
     TRAINING = "training"
+    BATCH = "batch"
+    """Lines of batches, for which nobody waits: what the others leave."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from server.api import (
     accounts,
     adapters,
+    batch,
     chat,
     checkpoints,
     docs,
@@ -31,6 +33,7 @@ from server.api import (
 from server.api.auth import check_host
 from server.api.json_body import BodyParser
 from server.api.middleware import RequestContext
+from server.api.schemas.batch import read_line
 from server.config import ServerConfig
 from server.db import migrate
 from server.domain.seeds import SEED_BITS
@@ -50,6 +53,7 @@ ROUTERS = (
     files.router,
     metrics.router,
     inference.router,
+    batch.router,
     chat.router,
     models.router,
     accounts.router,
@@ -71,6 +75,7 @@ def create_app(
         config,
         engine=engine,
         decoder=image_decoder,
+        read_line=functools.partial(read_line, max_generation_tokens=config.max_generation_tokens),
         root_seed=secrets.randbits(SEED_BITS) if config.seed is None else config.seed,
     )
 
@@ -106,7 +111,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=[
                 "Authorization",
                 "Content-Type",
@@ -139,17 +144,22 @@ async def _start(services: Services) -> None:
     services.books.start()
     await services.ledger.open()
     await services.cleanup.sweep_all()
+    await services.batch_cleanup.start()
     await services.engine.start()
+    services.batch_runner.start()
 
 
 async def close_services(services: Services) -> None:
     """Let what runs come to its end, as long as the grace lasts, and close everything; twice is
     once."""
+    services.batch_runner.give_up()
     await services.dispatcher.close(grace_seconds=services.config.shutdown_grace_seconds)
+    await services.batch_runner.stop()
     await services.engine.stop()
     await services.training.close()
     await services.downloads.close()
     await services.cleanup.close()
+    await services.batch_cleanup.close()
     await services.keys.close()
     await services.books.close()
     services.database.close()

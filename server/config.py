@@ -186,6 +186,12 @@ class ServerConfig(BaseSettings):
         description="Memory for the decoded pictures of rollouts and inference that run; a call"
         " that alone takes more has all of it.",
     )
+    max_batch_pixel_bytes: int = Field(
+        128 * _MIB,
+        ge=_MIB,
+        description="Memory for the decoded pictures of lines of batches that run; a line that"
+        " alone takes more has all of it.",
+    )
     max_call_pixel_bytes: int = Field(
         4 * _GIB,
         ge=_MIB,
@@ -206,7 +212,40 @@ class ServerConfig(BaseSettings):
     )
 
     download_link_seconds: int = Field(
-        3600, ge=1, description="How long a link to a checkpoint's file holds."
+        3600, ge=1, description="How long a link to a file holds, of a checkpoint or of a batch."
+    )
+
+    # --- batches
+    max_batch_part_bytes: int = Field(
+        100 * _MIB, ge=_KIB, description="Largest part of the upload of a batch, in bytes."
+    )
+    max_batch_bytes: int = Field(
+        2 * _GIB, ge=_KIB, description="Largest batch, all its parts together, in bytes."
+    )
+    max_batch_lines: int = Field(100_000, ge=1, description="Most lines of a batch.")
+    max_batch_line_bytes: int = Field(
+        10 * _MIB, ge=_KIB, description="Longest line of a batch, in bytes."
+    )
+    max_batch_output_lines: int = Field(
+        10_000, ge=1, description="Most lines of one file of results."
+    )
+    batch_chunk_lines: int = Field(
+        200,
+        ge=1,
+        description="After so many lines the answers of a batch are made durable; a crash costs"
+        " the work on no more than these.",
+    )
+    batch_max_seconds: float = Field(
+        7 * 86_400.0,
+        gt=0,
+        description="A batch that was worked on for this long, waits for other work included,"
+        " fails with `timeout`.",
+    )
+    batch_upload_seconds: int = Field(
+        86_400, ge=1, description="An upload that is not completed after this long is removed."
+    )
+    batch_results_seconds: int = Field(
+        7 * 86_400, ge=1, description="How long a batch and its results are kept after its end."
     )
 
     # --- waiting and work
@@ -233,6 +272,12 @@ class ServerConfig(BaseSettings):
         ge=1,
         description="Rollouts and inference calls that the trainer is given at once, besides one"
         " train step; others wait in fair order.",
+    )
+    max_batch_calls: int = Field(
+        16,
+        ge=1,
+        description="Lines of batches that the trainer is given at once while it has nothing else"
+        " to do; beside other work, and some seconds after, an eighth of it.",
     )
     train_share: float = Field(
         0.5,
@@ -281,6 +326,7 @@ class ServerConfig(BaseSettings):
             WorkClass.ROLLOUTS: self.rollouts_queue_seconds,
             WorkClass.TRAINING: self.train_queue_seconds,
             WorkClass.INFERENCE: self.inference_queue_seconds,
+            WorkClass.BATCH: self.inference_queue_seconds,
         }[work_class]
 
     def is_trusted_proxy(self, address: str) -> bool:

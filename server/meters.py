@@ -47,7 +47,7 @@ BYTES = Metric(
     name="moontune_bytes_held",
     kind=MetricKind.GAUGE,
     help="What the calls under way have of what they share: bodies (all), body_memory (of these, in"
-    " memory), json (estimated), step_pixels and answer_pixels.",
+    " memory), json (estimated), step_pixels, answer_pixels and batch_pixels.",
     labels=("what",),
 )
 BYTES_LIMIT = Metric(

@@ -21,7 +21,7 @@ from server.db.named_files import NamedFile, list_named_files
 from server.services.manifests import faults_of
 from server.sweep_lease import reading_all
 
-STATES_FOLDER = "finetunes"
+FOLDERS = ("finetunes", "batches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +131,10 @@ def _database_problems(session: Session) -> Iterator[Problem]:
 
 
 def _unnamed(data_dir: Path, named: set[str]) -> list[str]:
-    folder = data_dir / STATES_FOLDER
-    paths = (path.relative_to(data_dir).as_posix() for path in folder.rglob("*") if path.is_file())
+    paths = (
+        path.relative_to(data_dir).as_posix()
+        for folder in FOLDERS
+        for path in (data_dir / folder).rglob("*")
+        if path.is_file()
+    )
     return sorted(path for path in paths if path not in named)

@@ -270,7 +270,7 @@ class TrainerEngine:
         if command.is_streamed and tell is not None:
             stream = AnswerStream(request, self._language, tell)
         wanted = SampleRequest(
-            work_class=WorkClass.INFERENCE,
+            work_class=command.work_class,
             adapter=command.adapter,
             request=request,
             images=images,

@@ -7,7 +7,7 @@
 Nothing is refused that can wait. A request waits for a slot of its adapter, for room for the keys
 and values of its prompt, and then, rollout by rollout, for those of its answers. It is never
 overtaken by a later one of its kind, nor by any while it waits for a slot or its prompt's room;
-some single answers may pass rollouts that wait for room.
+some single answers may pass rollouts that wait for room, and everybody passes lines of batches.
 
 A unit that fails hits everything that grows; each request is then tried once more alone, so that
 only the one that cannot be served is told so.
@@ -55,6 +55,9 @@ MAX_AHEAD = 8
 PROMPTS_IN_A_ROW = 4
 """Units of prompts that may come before single answers that grow have a token again. Rollouts wait
 for all prompts: nobody sees their tokens one by one, and the more grow together, the cheaper."""
+
+BATCH_PROMPTS = 4
+"""Of batches, in one unit at most: who comes in the middle of it waits for its end."""
 
 BASE = "base"
 """How counters call the base model, which is no finetune."""
@@ -149,9 +152,25 @@ class Sampler:
                     self._stop_growing(error, is_theirs=False)
 
     def work(self) -> set[WorkClass]:
-        """The kinds of answers that are waiting or growing."""
+        """The kinds of answers that are waiting or growing.
+
+        Lines of batches that grow beside others have their positions with them; their kind is named
+        only where one could begin, so that no turn is lost on who has to wait for memory.
+        """
         jobs = itertools.chain(*self._waiting.values(), self._alone, self._growing.values())
-        return {job.wanted.work_class for job in jobs}
+        kinds = {job.wanted.work_class for job in jobs}
+        if len(kinds) > 1 and not self._may_begin_lines():
+            kinds.discard(WorkClass.BATCH)
+        return kinds
+
+    def _may_begin_lines(self) -> bool:
+        """Whether a line of a batch waits, and nobody has to begin before it."""
+        if self._alone or self._decoder.num_joining or not self._waiting[WorkClass.BATCH]:
+            return False
+        heads = [queue[0] for queue in self._waiting.values() if queue]
+        return not any(job.is_blocked for job in heads) and not any(
+            job.is_alone for job in self._growing.values()
+        )
 
     def advance(self, work_class: WorkClass) -> dict[WorkClass, float]:
         """Do one unit of work, if possible for this kind.
@@ -171,7 +190,9 @@ class Sampler:
 
     def report(self) -> None:
         """Show how many requests wait and grow now."""
-        for kind in (WorkClass.INFERENCE, WorkClass.ROLLOUTS):
+        for kind in self._waiting:
+            if kind is WorkClass.TRAINING:
+                continue
             self._counters.show("moontune_requests_waiting", len(self._waiting[kind]), kind)
         self._decoder.report(self._counters)
 
@@ -232,12 +253,16 @@ class Sampler:
             if at_most <= 0:
                 return []
         heads = [queue[0] for queue in self._waiting.values() if queue]
-        blocked = [job for job in heads if job.is_blocked]
+        blocked = [
+            job for job in heads if job.is_blocked and job.wanted.work_class is not WorkClass.BATCH
+        ]
         if blocked:  # nobody overtakes who waits for memory
             first = min(blocked, key=_arrival).wanted.work_class
             if at_most is not None and first is not work_class:
                 return []
             work_class = first
+        if work_class is WorkClass.BATCH:
+            at_most = BATCH_PROMPTS
         return self._first_of(self._waiting[work_class], at_most=at_most)
 
     def _first_of(
@@ -441,6 +466,8 @@ class Sampler:
             release()
         job.leases.clear()
         job.adapter = None
+        if self._waiting[WorkClass.BATCH]:
+            self._waiting[WorkClass.BATCH][0].is_blocked = False  # there may be room now
 
     def _forget(self, job: SampleJob) -> None:
         """Give up what was prepared for a request that ends before its prompt was computed."""

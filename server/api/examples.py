@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from server.api.schemas.batch import CompleteBody
 from server.api.schemas.chat import ChatBody
 from server.api.schemas.finetunes import CreateAdapterBody, CreateFinetuneBody
 from server.api.schemas.inference import (
@@ -73,6 +74,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     AnswerPointBody: {"object": "car", "image_url": PICTURE},
     AnswerDetectBody: {"object": "car", "image_url": PICTURE},
     AnswerSegmentBody: {"object": "car", "image_url": PICTURE},
+    CompleteBody: {"parts": [{"partNumber": 1, "etag": "9f86d081884c7d65"}]},
     ChatBody: {
         "model": "moondream3-preview",
         "messages": [

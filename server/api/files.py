@@ -10,6 +10,7 @@ from starlette.responses import FileResponse, Response
 from server.api.deps import ServicesDep
 from server.api.openapi import refuses
 from server.domain.errors import CheckpointNotFoundError
+from server.domain.signing import OutputGrant
 
 FILES_PATH = "/v1/files/"
 
@@ -29,7 +30,11 @@ router = APIRouter(tags=["files"])
 )
 async def read_file(token: str, services: ServicesDep) -> Response:
     """Send a file, whole or a range of it; needs no key."""
-    download = await services.downloads.open(token)
+    grant = await services.links.grant(token)
+    if isinstance(grant, OutputGrant):
+        download = await services.batches.open(grant)
+    else:
+        download = await services.downloads.open(grant)
     sha256 = base64.b64encode(bytes.fromhex(download.digest)).decode()
     return FileResponse(
         download.path,

@@ -113,13 +113,7 @@ class BodyParser:
             ValidationFailedError: A field is wrong.
             OverloadedError: There was no room for it in time.
         """
-        length = request.headers.get("content-length", "")
-        stored = await self._store.receive(
-            cast("AsyncIterator[bytes]", request.stream()),
-            announced=int(length) if length.isdecimal() else None,
-            max_bytes=max_bytes,
-            within=within,
-        )
+        stored = await receive_body(request, self._store, max_bytes=max_bytes, within=within)
         try:
             parsed = await self._parse(stored, model, within, request.scope["state"])
         except BaseException:
@@ -176,6 +170,19 @@ class BodyParser:
             ) from None
 
 
+async def receive_body(
+    request: Request, store: BodyStore, *, max_bytes: int, within: float
+) -> StoredBody:
+    """Read the body of a request to its end; raises as BodyStore.receive."""
+    length = request.headers.get("content-length", "")
+    return await store.receive(
+        cast("AsyncIterator[bytes]", request.stream()),
+        announced=int(length) if length.isdecimal() else None,
+        max_bytes=max_bytes,
+        within=within,
+    )
+
+
 def estimated_json_bytes(stored: StoredBody, cuts: list[Cut]) -> int:
     """What a body takes of memory at most, as text, JSON, typed fields and an order; no pictures.
 
@@ -209,7 +216,7 @@ def _parse(
     # Numbers such as 1e999 are read as infinity; NUL cannot be stored.
     may_have_nul = b"\\u0000" in text
     del text
-    fault = next(_faults(tree, ("body",), may_have_nul), None)
+    fault = next(opaque_faults(tree, ("body",), may_have_nul), None)
     if fault is not None:
         raise ValidationFailedError(fault.message, faults=[fault])
     try:
@@ -227,7 +234,7 @@ def _finetune_named(tree: dict[str, Any]) -> str | None:
     return saved and saved.finetune_id
 
 
-def _faults(value: Any, loc: Loc, may_have_nul: bool) -> Iterator[FieldFault]:
+def opaque_faults(value: Any, loc: Loc, may_have_nul: bool) -> Iterator[FieldFault]:
     """Find what no typed field would see: opaque parts hold anything."""
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -237,11 +244,11 @@ def _faults(value: Any, loc: Loc, may_have_nul: bool) -> Iterator[FieldFault]:
             if may_have_nul and "\0" in key:
                 yield FieldFault(loc=loc, type="nul", message="A name holds the character NUL")
             if isinstance(item, (dict, list, float, str)):
-                yield from _faults(item, (*loc, _short(key)), may_have_nul)
+                yield from opaque_faults(item, (*loc, _short(key)), may_have_nul)
     elif isinstance(value, list):
         for index, item in enumerate(cast("list[Any]", value)):
             if isinstance(item, (dict, list, float, str)):
-                yield from _faults(item, (*loc, index), may_have_nul)
+                yield from opaque_faults(item, (*loc, index), may_have_nul)
     elif may_have_nul and isinstance(value, str) and "\0" in value:
         yield FieldFault(loc=loc, type="nul", message="Holds the character NUL")
 

@@ -166,6 +166,13 @@ def lists(*refusals: type[ServiceError], **filters: dict[str, Any]) -> dict[str,
     }
 
 
+def reads_bytes(*refusals: type[ServiceError]) -> dict[str, Any]:
+    """Say that a route reads raw bytes, and what it refuses besides what all routes do."""
+    schema = {"type": "string", "format": "binary"}
+    body = {"required": True, "content": {"application/octet-stream": {"schema": schema}}}
+    return {"requestBody": body, **refuses(BodyTooLargeError, StorageFullError, *refusals)}
+
+
 def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Let the application describe its bodies, its answers and its refusals."""
 

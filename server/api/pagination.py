@@ -50,20 +50,28 @@ class PageQuery:
         return value
 
 
+Limit = Annotated[
+    str | None, Query(description="How many at most: 1-100, 20 if it is not given, 50 of batches.")
+]
+Cursor = Annotated[str | None, Query(description="The next_cursor of the page before.")]
+
+
 def page_query(
-    limit: Annotated[
-        str | None, Query(description="How many at most: 1-100, 20 if it is not given.")
-    ] = None,
-    cursor: Annotated[str | None, Query(description="The next_cursor of the page before.")] = None,
+    limit: Limit = None, cursor: Cursor = None, *, default_limit: int = DEFAULT_LIMIT
 ) -> PageQuery:
     """Read `limit` and `cursor` of a request."""
     return PageQuery(
-        limit=DEFAULT_LIMIT if not limit else clamp_limit(limit),
+        limit=default_limit if not limit else clamp_limit(limit),
         cursor={} if not cursor else decode_cursor(cursor),
     )
 
 
-PageDep = Annotated[PageQuery, Depends(page_query)]
+def default_page_query(limit: Limit = None, cursor: Cursor = None) -> PageQuery:
+    """As `page_query`, for most lists."""
+    return page_query(limit, cursor)
+
+
+PageDep = Annotated[PageQuery, Depends(default_page_query)]
 
 
 def clamp_limit(text: str) -> int:

@@ -310,6 +310,97 @@ class Checkpoint(Base):
         return _file_ref(self.weights_path, self.weights_digest, self.weights_num_bytes)
 
 
+class BatchState(StrEnum):
+    """Where a batch stands; it moves forward only.
+
+    `removed` is the state of an upload that was aborted or forgotten, and of a batch whose time is
+    over: callers do not see it, nothing of it counts, and its row goes after its files.
+    """
+
+    UPLOADING = "uploading"
+    CHUNKING = "chunking"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REMOVED = "removed"
+
+
+class Batch(Base):
+    """A batch, from the beginning of its upload on; http-api.md section 16.
+
+    `ordinal` counts the batches of this database: lists are in its order. `num_answered` lines have
+    committed answers, all from the first on and `num_failed` of them errors; the next line begins
+    at byte `next_byte`. `seed` fixes every draw: that of a line depends on it and the line's index.
+    `base_model_digest` is that of the model that answers it, null before the first line.
+    """
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('uploading', 'chunking', 'processing', 'completed', 'failed', 'removed')",
+            name="state",
+        ),
+        CheckConstraint(
+            "0 <= num_failed AND num_failed <= num_answered AND num_answered <= num_lines",
+            name="progress",
+        ),
+        CheckConstraint("(state = 'failed') = (error_code IS NOT NULL)", name="error"),
+        {"sqlite_autoincrement": True},
+    )
+
+    ordinal: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(ULID_LENGTH), unique=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    upload_id: Mapped[str] = mapped_column(String(ULID_LENGTH))
+    state: Mapped[str] = mapped_column(String(16))
+    model: Mapped[str | None] = mapped_column(Text)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    base_model_digest: Mapped[str | None] = mapped_column(String(64))
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    num_lines: Mapped[int]
+    num_answered: Mapped[int]
+    num_failed: Mapped[int]
+    next_byte: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    worked_seconds: Mapped[float] = mapped_column(Float(53))
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    ended_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class BatchFileKind(StrEnum):
+    """What a file of a batch is: of its input, of its answers so far, or of its results."""
+
+    PART = "part"
+    ANSWERS = "answers"
+    OUTPUT = "output"
+
+
+class BatchFile(Base):
+    """A file that counts.
+
+    `number` is that of a part as its caller chose it, of the first line that answers answer, or of
+    an output from 0 on.
+    """
+
+    __tablename__ = "batch_files"
+    __table_args__ = (CheckConstraint("kind IN ('part', 'answers', 'output')", name="kind"),)
+
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    path: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(64))
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+
+    @property
+    def file(self) -> FileRef:
+        """The file, relative to the data directory."""
+        return FileRef(path=self.path, digest=self.digest, num_bytes=self.num_bytes)
+
+
 class Metric(Base):
     """One number at one step; names that begin with `sys/` are the server's own."""
 

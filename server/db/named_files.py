@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contract.engine import FileRef
+from server.db import batches
 from server.db.files import NUM_STATES_KEPT
 from server.db.models import Checkpoint, Finetune, TrainStep
 
@@ -22,15 +23,18 @@ class NamedFile:
 
 
 def list_named_files(session: Session) -> list[NamedFile]:
-    """Return what all living finetunes need; each path once, in order.
+    """Return what all living finetunes and all batches need; each path once, in order.
 
-    The same files that `files.pinned_paths` keeps from being swept.
+    The same files that `files.pinned_paths` and `batches.paths_of` keep from being swept.
     """
     found: dict[str, NamedFile] = {}
     living = select(Finetune).where(Finetune.deleted_at_ms.is_(None)).order_by(Finetune.ordinal)
     for finetune in session.scalars(living).all():
         for named in _of(session, finetune):
             found.setdefault(named.file.path, named)
+    for row in batches.list_all_files(session):
+        by = f"{row.kind} {row.number} of batch {row.batch_id}"
+        found.setdefault(row.path, NamedFile(file=row.file, named_by=by))
     return sorted(found.values(), key=lambda named: named.file.path)
 
 

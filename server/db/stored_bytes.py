@@ -1,4 +1,4 @@
-"""How much the files of finetunes take, as their rows say it: what `files.pinned_paths` keeps."""
+"""How much the files of finetunes and batches take, as their rows say it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, func, select, union
 from sqlalchemy.orm import Session
 
 from server.db.files import NUM_STATES_KEPT
-from server.db.models import Checkpoint, Finetune, TrainStep
+from server.db.models import Batch, BatchFile, Checkpoint, Finetune, TrainStep
 
 
 def by_finetune(session: Session, account_id: str) -> dict[str, int]:
@@ -19,8 +19,13 @@ def by_finetune(session: Session, account_id: str) -> dict[str, int]:
 
 
 def of_account(session: Session, account_id: str) -> int:
-    """Return the bytes of all living finetunes of an account."""
-    return sum(by_finetune(session, account_id).values())
+    """Return the bytes of all living finetunes and batches of an account."""
+    of_batches = (
+        select(func.sum(BatchFile.num_bytes))
+        .join(Batch, Batch.id == BatchFile.batch_id)
+        .where(Batch.account_id == account_id)
+    )
+    return sum(by_finetune(session, account_id).values()) + int(session.scalar(of_batches) or 0)
 
 
 def _files(account_id: str) -> list[Any]:

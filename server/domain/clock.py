@@ -28,7 +28,11 @@ def timestamp() -> str:
 
 
 def utc_text(at_ms: int) -> str:
-    """A stamp as older clients read it, such as 2026-11-29T05:00:00Z."""
+    """A stamp as batches and adapters show it, such as 2026-11-29T05:00:00Z.
+
+    >>> utc_text(1736937000000)
+    '2025-01-15T10:30:00Z'
+    """
     return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -112,6 +112,20 @@ CATALOGUE: dict[str, Entry] = {
         when="A picture has more bytes or pixels than `max_image_bytes` or `max_image_pixels`.",
         advice="Scale it down before sending; the model sees at most 378 x 378 a crop.",
     ),
+    "batch_not_found": Entry(
+        when="The account has no batch and no upload of this id: it was aborted, is past its"
+        " retention, or belongs to another account.",
+        advice="List the batches; results are kept for `batch_results_seconds`, a week.",
+    ),
+    "invalid_model": Entry(
+        when="The `model` of a batch is neither the base model nor of the form"
+        " `{base}/{finetune_id}@{step}`.",
+        advice="Leave it out for the base model, or take the name from `GET /v1/models`.",
+    ),
+    "limit_exceeded": Entry(
+        when="A batch has more bytes, lines, or bytes in one line than a batch may have.",
+        advice="Split it into several batches.",
+    ),
     "batch_too_large": Entry(
         when="The train step does not fit into the accelerator's memory, whatever the load.",
         advice="Send fewer groups, fewer rollouts or shorter answers in one step.",

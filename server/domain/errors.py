@@ -105,6 +105,11 @@ class NoCheckpointError(ServiceError):
     code = "no_checkpoint"
 
 
+class BatchNotFoundError(ServiceError):
+    status = 404
+    code = "batch_not_found"
+
+
 class ModelNotFoundError(ServiceError):
     status = 404
     code = "model_not_found"
@@ -192,6 +197,14 @@ class ValidationFailedError(ServiceError):
 
 class UnknownSkillError(ValidationFailedError):
     code = "unknown_skill"
+
+
+class InvalidModelError(ValidationFailedError):
+    code = "invalid_model"
+
+
+class LimitExceededError(ValidationFailedError):
+    code = "limit_exceeded"
 
 
 class InvalidJsonError(ServiceError):

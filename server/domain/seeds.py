@@ -40,6 +40,10 @@ class SeedSource:
         """The seed of the fresh adapter of the finetune with this ordinal."""
         return derive_seed(self.root, "adapter", ordinal)
 
+    def batch_seed(self, ordinal: int) -> int:
+        """The seed of the batch with this ordinal; that of a line is derived from it."""
+        return derive_seed(self.root, "batch", ordinal)
+
     def call_seed(self, verb: str, ordinal: int, step: int, content: Any) -> int:
         """The next seed of a call with this content on these weights."""
         key = hashlib.sha256(canonical_json([verb, ordinal, step, content])).digest()

@@ -11,32 +11,47 @@ import hashlib
 import hmac
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from server.domain.errors import ForbiddenError
-
-KIND = "checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileGrant:
     """What a token grants: the exchange file of a checkpoint, until a second since 1970.
 
-    `kind` keeps tokens apart that other files may get one day.
+    `kind` keeps the tokens of different files apart.
     """
 
     checkpoint_id: str
     account_id: str
     expires_at_seconds: int
-    kind: str = KIND
+    kind: str = "checkpoint"
 
 
-def sign(grant: FileGrant, secret: bytes) -> str:
+@dataclass(frozen=True, kw_only=True)
+class OutputGrant:
+    """The same for a file of a batch's results."""
+
+    batch_id: str
+    index: int
+    account_id: str
+    expires_at_seconds: int
+    kind: str = "batch"
+
+
+Grant = FileGrant | OutputGrant
+
+_KINDS: dict[Any, type[Grant]] = {grant.kind: grant for grant in (FileGrant, OutputGrant)}
+
+
+def sign(grant: Grant, secret: bytes) -> str:
     """The token of a grant."""
     payload = json.dumps(asdict(grant), separators=(",", ":")).encode()
     return f"{_encode(payload)}.{_encode(_mac(payload, secret))}"
 
 
-def verify(token: str, secret: bytes, *, now_seconds: float) -> FileGrant:
+def verify(token: str, secret: bytes, *, now_seconds: float) -> Grant:
     """The grant of a token.
 
     Raises:
@@ -50,11 +65,10 @@ def verify(token: str, secret: bytes, *, now_seconds: float) -> FileGrant:
     except (binascii.Error, ValueError) as error:
         raise ForbiddenError("This download link is damaged; ask for a new one.") from error
     try:
-        grant = FileGrant(**json.loads(payload))
-    except TypeError as error:  # signed by another release
+        facts: dict[str, Any] = json.loads(payload)
+        grant = _KINDS[facts["kind"]](**facts)
+    except (TypeError, KeyError) as error:  # signed by another release
         raise ForbiddenError("This download link is of another kind; ask for a new one.") from error
-    if grant.kind != KIND:
-        raise ForbiddenError("This download link is of another kind; ask for a new one.")
     if grant.expires_at_seconds <= now_seconds:
         raise ForbiddenError("This download link has expired; ask for a new one.")
     return grant

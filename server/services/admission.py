@@ -29,6 +29,7 @@ class Admission:
             "json": self.json_memory,
             "step_pixels": self.pictures.steps,
             "answer_pixels": self.pictures.answers,
+            "batch_pixels": self.pictures.batches,
         }
 
 
@@ -55,6 +56,7 @@ def build_admission(config: ServerConfig, decoder: ImageDecoder) -> Admission:
             bodies,
             max_step_bytes=config.max_step_pixel_bytes,
             max_answer_bytes=config.max_answer_pixel_bytes,
+            max_batch_bytes=config.max_batch_pixel_bytes,
             max_call_bytes=config.max_call_pixel_bytes,
             max_at_once=config.num_image_processes + 1,
             max_file_bytes=config.max_image_bytes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.batch_files import BatchFiles
 from server.config import ServerConfig
 from server.db.connection import Database
 from server.domain.seeds import SeedSource
@@ -11,6 +12,12 @@ from server.files import StateFiles
 from server.meters import Meters
 from server.services.adapters import Adapters
 from server.services.admission import Admission, build_admission
+from server.services.batches.cleanup import BatchCleanup
+from server.services.batches.lines import Lines, ReadLine
+from server.services.batches.results import Batches
+from server.services.batches.runner import BatchRunner
+from server.services.batches.uploads import BatchUploads
+from server.services.batches.work import BatchLimits, BatchWork
 from server.services.books import Books
 from server.services.checkpoints import Checkpoints
 from server.services.cleanup import Cleanup
@@ -24,6 +31,7 @@ from server.services.keyed import KeyedCalls
 from server.services.keyring import KeyRing
 from server.services.ledger import Ledger
 from server.services.limits import RateLimits
+from server.services.links import Links
 from server.services.metered_engine import MeteredEngine
 from server.services.metrics import Metrics
 from server.services.models import Models
@@ -59,6 +67,11 @@ class Services:
     metrics: Metrics
     models: Models
     inference: Inference
+    links: Links
+    uploads: BatchUploads
+    batches: Batches
+    batch_runner: BatchRunner
+    batch_cleanup: BatchCleanup
 
 
 def build_services(
@@ -66,6 +79,7 @@ def build_services(
     *,
     engine: SupervisedEngine,
     decoder: ImageDecoder,
+    read_line: ReadLine,
     root_seed: int,
 ) -> Services:
     """Wire the services; nothing is started and nothing is opened."""
@@ -78,13 +92,50 @@ def build_services(
     seeds = SeedSource(root_seed)
     cleanup = Cleanup(database, files, engine)
     meters = Meters()
-    dispatcher = Dispatcher(engine, max_calls=config.max_engine_calls, meters=meters)
+    dispatcher = Dispatcher(
+        engine,
+        max_calls=config.max_engine_calls,
+        max_batch_calls=config.max_batch_calls,
+        meters=meters,
+    )
     handover = Handover(dispatcher)
     adapters = Adapters(database, files)
     admission = build_admission(config, decoder)
     ledger = Ledger(database, meters)
     keyed = KeyedCalls(database)
     models = Models(database, engine, base_aliases=config.model_aliases)
+    links = Links(database, seconds=config.download_link_seconds)
+    batch_files = BatchFiles(config.data_dir, min_free_bytes=config.min_free_bytes)
+    batch_cleanup = BatchCleanup(
+        database,
+        batch_files,
+        upload_seconds=config.batch_upload_seconds,
+        results_seconds=config.batch_results_seconds,
+    )
+    batch_work = BatchWork(
+        database=database,
+        files=batch_files,
+        cleanup=batch_cleanup,
+        lines=Lines(
+            engine=engine,
+            dispatcher=dispatcher,
+            handover=handover,
+            adapters=adapters,
+            pictures=admission.pictures,
+            read_line=read_line,
+        ),
+        handover=handover,
+        models=models,
+        limits=BatchLimits(
+            max_lines=config.max_batch_lines,
+            max_line_bytes=config.max_batch_line_bytes,
+            chunk_lines=config.batch_chunk_lines,
+            output_lines=config.max_batch_output_lines,
+            max_seconds=config.batch_max_seconds,
+            window=2 * config.max_batch_calls,
+        ),
+    )
+    batch_runner = BatchRunner(database, batch_work)
     return Services(
         config=config,
         engine=engine,
@@ -155,8 +206,8 @@ def build_services(
             adapters=adapters,
             files=files,
             cleanup=cleanup,
+            links=links,
             queue_seconds=config.inference_queue_seconds,
-            link_seconds=config.download_link_seconds,
         ),
         metrics=Metrics(database),
         models=models,
@@ -170,4 +221,18 @@ def build_services(
             models=models,
             queue_seconds=config.inference_queue_seconds,
         ),
+        links=links,
+        uploads=BatchUploads(
+            database=database,
+            files=batch_files,
+            cleanup=batch_cleanup,
+            runner=batch_runner,
+            models=models,
+            quotas=quotas,
+            seeds=seeds,
+            max_bytes=config.max_batch_bytes,
+        ),
+        batches=Batches(database, batch_files, links, results_seconds=config.batch_results_seconds),
+        batch_runner=batch_runner,
+        batch_cleanup=batch_cleanup,
     )

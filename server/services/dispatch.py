@@ -3,10 +3,11 @@
 The API holds calls here, in front of the engine, which computes many at once. Rollouts and
 inference, downloads included, share `max_calls` turns. Training has one turn of its own: a step of
 gigabytes waits here and not in the worker, answers never wait for a step's turn, nor a step for
-theirs. Turns go round over the classes of work that have one free, inside a class round over
-accounts, and inside an account round over finetunes (`lanes.py`). Train steps of one finetune run
-in the order in which they took their place. Nothing is handed over until the engine is ready: while
-the model loads, calls wait.
+theirs. Lines of batches have `max_batch_calls` turns of their own, an eighth of them while anything
+else waits or runs, or did some seconds ago, so that nobody waits for theirs. Turns go round over
+the classes of work that have one free, inside a class round over accounts, and inside an account
+round over finetunes (`lanes.py`). Train steps of one finetune run in the order in which they took
+their place. Nothing is handed over until the engine is ready: while the model loads, calls wait.
 
     with dispatcher.place(WorkClass.TRAINING, finetune_id) as place:   # the order is fixed here
         await place.front(within=600)                                  # now it may have its pixels
@@ -43,6 +44,13 @@ from server.services.service_times import ServiceTimes, retry_after_seconds
 
 READY_POLL_SECONDS = 0.05
 MAX_TRAIN_CALLS = 1
+
+BATCH_DIVISOR = 8
+"""Beside other work, batches have this part of their turns; one at least."""
+
+CALM_SECONDS = 5.0
+"""So long after the last other call batches have all their turns: a client that calls again and
+again would find each pause filled with them."""
 
 MAX_AT_THE_FRONT = 2
 """Train steps that have their pixels ready, or are about to, while another one runs."""
@@ -161,6 +169,7 @@ class Dispatcher:
 
     Args:
         max_calls: Inference and rollouts that the engine has at once.
+        max_batch_calls: Lines of batches that it has at once, when it has nothing else.
         clock: Monotonic seconds.
         meters: Told how long each call waited.
     """
@@ -170,6 +179,7 @@ class Dispatcher:
         engine: SupervisedEngine,
         *,
         max_calls: int = 1,
+        max_batch_calls: int = 1,
         clock: Callable[[], float] = time.monotonic,
         meters: Meters | None = None,
     ):
@@ -177,6 +187,7 @@ class Dispatcher:
         self._meters = meters or Meters()
         self._engine = engine
         self._max_calls = max_calls
+        self._max_batch_calls = max_batch_calls
         self._num_running: Counter[WorkClass] = Counter()
         self._classes: OrderedDict[WorkClass, Lanes[Place]] = OrderedDict(
             (work_class, Lanes[Place]()) for work_class in WorkClass
@@ -186,6 +197,8 @@ class Dispatcher:
         self._is_draining = False
         self._is_closed = False
         self._idle = asyncio.Event()
+        self._calm_at = 0.0
+        self._calming: asyncio.TimerHandle | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -242,6 +255,8 @@ class Dispatcher:
             self._times.add(place.work_class, self.clock() - place.turn_at)
         if not self.num_running:
             self._idle.set()
+        if place.work_class is not WorkClass.BATCH:
+            self._note_other_work()
         self.grant()
 
     def grant(self) -> None:
@@ -316,7 +331,10 @@ class Dispatcher:
         self._meters.observe(QUEUE_SECONDS, waited, place.work_class.value)
 
     def _wait_at(self, work_class: WorkClass, number: int) -> float | None:
-        num_turns = MAX_TRAIN_CALLS if work_class is WorkClass.TRAINING else self._max_calls
+        num_turns = {
+            WorkClass.TRAINING: MAX_TRAIN_CALLS,
+            WorkClass.BATCH: self._max_batch_calls,
+        }.get(work_class, self._max_calls)
         return self._times.wait(work_class, place=number, num_turns=num_turns)
 
     def _places(self) -> list[Place]:
@@ -342,9 +360,26 @@ class Dispatcher:
 
     def _has_turn(self, work_class: WorkClass) -> bool:
         num_steps = self._num_running[WorkClass.TRAINING]
+        num_lines = self._num_running[WorkClass.BATCH]
         if work_class is WorkClass.TRAINING:
             return num_steps < MAX_TRAIN_CALLS
-        return self.num_running - num_steps < self._max_calls
+        if work_class is WorkClass.BATCH:
+            return num_lines < self._num_batch_turns()
+        return self.num_running - num_steps - num_lines < self._max_calls
+
+    def _num_batch_turns(self) -> int:
+        is_alone = self.clock() >= self._calm_at and all(
+            work_class is WorkClass.BATCH or not any(lanes)
+            for work_class, lanes in self._classes.items()
+        )
+        return self._max_batch_calls if is_alone else max(1, self._max_batch_calls // BATCH_DIVISOR)
+
+    def _note_other_work(self) -> None:
+        """Somebody else has ended: batches have few turns until nobody has come for a while."""
+        self._calm_at = self.clock() + CALM_SECONDS
+        if self._calming is not None:
+            self._calming.cancel()
+        self._calming = asyncio.get_running_loop().call_later(CALM_SECONDS, self.grant)
 
     def _watch(self) -> asyncio.Task[None]:
         if self._watcher is None or self._watcher.done():

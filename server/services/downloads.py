@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +15,21 @@ from sqlalchemy.orm import Session
 from contract import faults
 from contract.engine import ExportCheckpoint, ExportedFile
 from contract.work import WorkClass
-from server.db import checkpoints, finetunes, meta
+from server.db import checkpoints, finetunes
 from server.db.connection import Database
 from server.db.models import Checkpoint
-from server.domain.clock import now_seconds
 from server.domain.errors import (
     CheckpointDeletedError,
     CheckpointNotFoundError,
     OverloadedError,
 )
-from server.domain.signing import FileGrant, sign, verify
+from server.domain.signing import FileGrant
 from server.files import StateFiles, is_intact
 from server.services.adapters import Adapters, AdapterState, living_finetune
 from server.services.cleanup import Cleanup
 from server.services.dispatch import Dispatcher, SupervisedEngine
 from server.services.handover import Handover
+from server.services.links import Download, Links
 
 _log = structlog.get_logger("server.downloads")
 
@@ -46,15 +45,6 @@ class Link:
     expires_in_seconds: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Download:
-    """A file to send, what it is called, and its SHA-256 (hex)."""
-
-    path: Path
-    name: str
-    digest: str
-
-
 class Downloads:
     """Links to exchange files, and what they lead to."""
 
@@ -68,9 +58,8 @@ class Downloads:
         adapters: Adapters,
         files: StateFiles,
         cleanup: Cleanup,
+        links: Links,
         queue_seconds: float,
-        link_seconds: int,
-        clock: Callable[[], float] = now_seconds,
     ):
         self._database = database
         self._engine = engine
@@ -79,9 +68,8 @@ class Downloads:
         self._adapters = adapters
         self._files = files
         self._cleanup = cleanup
+        self._links = links
         self._queue_seconds = queue_seconds
-        self._link_seconds = link_seconds
-        self._clock = clock
         self._making: dict[str, asyncio.Task[None]] = {}
 
     async def link(self, account_id: str, finetune_id: str, step: int) -> Link:
@@ -96,22 +84,21 @@ class Downloads:
         checkpoint = await self._database.read(_find, account_id, finetune_id, step)
         if not await self._has_file(checkpoint):
             await self._have_made(account_id, checkpoint)
-        grant = FileGrant(
-            checkpoint_id=checkpoint.id,
-            account_id=account_id,
-            expires_at_seconds=int(self._clock()) + self._link_seconds,
+        (token,) = await self._links.sign(
+            lambda expires_at_seconds: FileGrant(
+                checkpoint_id=checkpoint.id,
+                account_id=account_id,
+                expires_at_seconds=expires_at_seconds,
+            )
         )
-        token = sign(grant, await self._secret())
-        return Link(token=token, expires_in_seconds=self._link_seconds)
+        return Link(token=token, expires_in_seconds=self._links.seconds)
 
-    async def open(self, token: str) -> Download:
+    async def open(self, grant: FileGrant) -> Download:
         """Return what a token leads to; whoever has it needs no key.
 
         Raises:
-            ForbiddenError: It is forged, damaged or expired.
             CheckpointNotFoundError: The checkpoint was deleted since, or its file is gone.
         """
-        grant = verify(token, await self._secret(), now_seconds=self._clock())
         checkpoint = await self._database.read(_find_granted, grant)
         file = self._files.absolute(checkpoint.exchange)
         if file is None or not await self._has_file(checkpoint):
@@ -182,12 +169,6 @@ class Downloads:
 
     def _stored(self, exported: ExportedFile) -> ExportedFile:
         return ExportedFile(file=self._files.stored(exported.file), manifest=exported.manifest)
-
-    async def _secret(self) -> bytes:
-        secret = await self._database.read(meta.find_signing_secret)
-        if secret is None:
-            secret = await self._database.write(meta.signing_secret)
-        return bytes.fromhex(secret)
 
 
 def _find(session: Session, account_id: str, finetune_id: str, step: int) -> Checkpoint:

@@ -76,15 +76,20 @@ class Models:
             return None
         saved = CheckpointName.parse(name)
         if saved is None:
-            if self._engine.status().model is None:
+            if not self.is_known:
                 return None
             raise no_such_model()
         await self._database.read(_read, account_id, saved)
         return saved
 
+    @property
+    def is_known(self) -> bool:
+        """Whether a model was loaded; before, any name may be its own."""
+        return self._engine.status().model is not None
+
     def is_base(self, name: str | None) -> bool:
-        """Whether a model string names the base model; None does."""
-        return name is None or name.removeprefix(_VENDOR_PREFIX) in self._base_names()
+        """Whether a model string names the base model; none and an empty one do."""
+        return not name or name.removeprefix(_VENDOR_PREFIX) in self._base_names()
 
     def _base_names(self) -> Sequence[str]:
         model = self._engine.status().model

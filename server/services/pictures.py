@@ -1,8 +1,8 @@
 """The pictures of the calls under way: measured on arrival, decoded when it is their call's turn.
 
 A picture stays in its body until its call has its turn; then its pixels take a share of a budget
-until the call ends. Train steps and answers have a budget each: a step that waits with its pixels
-for the step before it keeps nobody else waiting.
+until the call ends. Train steps, answers and batches have a budget each: a step that waits with its
+pixels for the step before it keeps nobody else waiting.
 
     with pictures.of(order.images, WorkClass.ROLLOUTS) as own:     # keeps the bodies
         await own.measure(within=...)                              # refuses what is no picture
@@ -44,6 +44,7 @@ class Pictures:
     Args:
         max_step_bytes: Of the pixels of train steps together.
         max_answer_bytes: Of those of rollouts and inference together.
+        max_batch_bytes: Of those of lines of batches together.
         max_call_bytes: Of the pixels of one call, which may be more than its class has together.
         max_at_once: Pictures that are read into memory as text and decoded at once.
         max_file_bytes: Of one picture; a larger one is refused by whoever reads all of it.
@@ -56,12 +57,14 @@ class Pictures:
         *,
         max_step_bytes: int,
         max_answer_bytes: int,
+        max_batch_bytes: int,
         max_call_bytes: int,
         max_at_once: int,
         max_file_bytes: int,
     ):
         self.steps = Budget(max_step_bytes)
         self.answers = Budget(max_answer_bytes)
+        self.batches = Budget(max_batch_bytes)
         self.max_call_bytes = max_call_bytes
         self._decoder = decoder
         self._bodies = bodies
@@ -70,8 +73,8 @@ class Pictures:
 
     def of(self, images: Sequence[ImageUrl], work_class: WorkClass) -> CallPictures:
         """The pictures of one call, whose bodies are kept for the length of its `with` block."""
-        budget = self.steps if work_class is WorkClass.TRAINING else self.answers
-        return CallPictures(self, images, budget)
+        own = {WorkClass.TRAINING: self.steps, WorkClass.BATCH: self.batches}
+        return CallPictures(self, images, own.get(work_class, self.answers))
 
     def hold(self, images: Sequence[ImageUrl]) -> ExitStack:
         """Keep the bodies of pictures for the length of a `with` block."""

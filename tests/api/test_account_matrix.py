@@ -92,6 +92,12 @@ CALLS: dict[tuple[str, str], list[Call] | NoNames] = {
     ("POST", "/v1/point"): [in_model("point")],
     ("POST", "/v1/detect"): [in_model("detect")],
     ("POST", "/v1/segment"): [in_model("segment")],
+    ("GET", "/v1/batch"): NoNames(reason="lists one's own", shows="batches"),
+    ("POST", "/v1/batch"): NoNames(reason="makes a new one"),
+    **{
+        (method, "/v1/batch/{file_id}"): NoNames(reason="of an id of its own: test_batch.py")
+        for method in ("GET", "PUT", "POST", "DELETE")
+    },
     ("GET", f"{TUNING}/adapters"): NoNames(reason="lists one's own", shows="adapters"),
     ("POST", f"{TUNING}/adapters"): [
         Call(body=lambda i: {"name": "copy", "rank": 8, "from_checkpoint": f"{i}/chk_001"}),

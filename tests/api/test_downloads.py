@@ -120,7 +120,7 @@ async def test_head_and_ranges(service: Service) -> None:
 
 async def test_an_expired_link(service: Service) -> None:
     now = itertools.count(1_000_000, 2000)
-    service.app.state.services.downloads._clock = lambda: next(now)
+    service.app.state.services.links._clock = lambda: next(now)
     url = (await link(service, await saved(service)))["url"]
     assert (await service.get(url)).status_code == 200  # 2,000 seconds later
     refusal(await service.get(url), 403, "forbidden")  # 4,000

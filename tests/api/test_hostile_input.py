@@ -53,6 +53,8 @@ async def test_every_parameter_and_every_text_of_a_body_has_an_example(
 
 async def test_the_examples_are_sound(service: Service, known: Known) -> None:
     for path, bodies in known.bodies().items():
+        if path.startswith("/v1/batch"):
+            continue  # that asks for an upload; tests/api/test_batch.py has them all
         for body in bodies:
             address = path.replace("{finetune_id}", known.finetune_id)
             answer = await service.post(address, body)

@@ -40,6 +40,12 @@ OTHER_ROUTES = (
     ("POST", f"{FINETUNES}/x/checkpoints/save"),
     ("DELETE", f"{FINETUNES}/x/checkpoints/1"),
     ("POST", "/v1/segment"),
+    ("POST", "/v1/batch"),
+    ("GET", "/v1/batch"),
+    ("GET", "/v1/batch/x"),
+    ("PUT", "/v1/batch/x"),
+    ("POST", "/v1/batch/x"),
+    ("DELETE", "/v1/batch/x"),
 )
 
 
@@ -174,6 +180,8 @@ async def test_unknown_routes(service: Service, method: str, path: str) -> None:
         ("PATCH", f"{FINETUNES}/x"),
         ("DELETE", "/v1/tuning/train_step"),
         ("POST", "/healthz"),
+        ("PUT", "/v1/batch"),
+        ("PATCH", "/v1/batch/x"),
     ],
 )
 async def test_wrong_methods(service: Service, method: str, path: str) -> None:
@@ -449,6 +457,8 @@ async def test_the_openapi_document_names_every_route_and_resolves(service: Serv
         "/v1/chat/completions",
         "/v1/models",
         "/v1/models/{model_id}",
+        "/v1/batch",
+        "/v1/batch/{file_id}",
         "/healthz",
         "/readyz",
         "/metrics",

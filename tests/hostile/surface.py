@@ -16,6 +16,15 @@ from urllib.parse import quote, urlencode
 from tests.factories import make_image_url, make_request, make_rollout, make_sft_group
 
 Pointer = tuple[str | int, ...]
+UNKNOWN = "01JZ3V6T8Q5W1N2X4C7B9M0KHD"
+ACTIONS = {
+    ("POST", "/v1/batch"): "mpu-create",
+    ("PUT", "/v1/batch/{file_id}"): "mpu-uploadpart",
+    ("POST", "/v1/batch/{file_id}"): "mpu-complete",
+    ("DELETE", "/v1/batch/{file_id}"): "mpu-abort",
+}
+"""What says in the query which call of a batch is meant."""
+
 CHAT = "/v1/chat/completions"
 KEY = "~key"
 """Ends a pointer to the name of a field that a caller chooses."""
@@ -40,6 +49,10 @@ class Known:
             "name": "eval/accuracy",
             "from_step": "0",
             "from_ms": "0",
+            "action": "mpu-create",
+            "uploadId": UNKNOWN,
+            "partNumber": "1",
+            "file_id": UNKNOWN,
             "to_ms": "1",
             "by": "hour",
             "adapter_id": self.finetune_id,
@@ -96,6 +109,7 @@ class Known:
             "/v1/tuning/finetunes/{finetune_id}/metrics": [
                 {"step": self.step, "metrics": {"eval/accuracy": 0.5}}
             ],
+            "/v1/batch/{file_id}": [{"parts": [{"partNumber": 1, "etag": "e"}], "model": model}],
             CHAT: [
                 {
                     "model": model,
@@ -144,8 +158,13 @@ class Slot:
             examples[str(self.pointer[0])] = name
         for parameter, value in examples.items():
             address = address.replace(f"{{{parameter}}}", quote(value, safe=""))
+        query: dict[str, str] = {}
+        if (action := ACTIONS.get((self.method, self.path))) is not None:
+            query = {"action": action, "uploadId": UNKNOWN, "partNumber": "1"}
         if self.place == "query":
-            address += "?" + urlencode({str(self.pointer[0]): name})
+            query[str(self.pointer[0])] = name
+        if query:
+            address += "?" + urlencode(query)
         if self.place == "body":
             assert body is not None
             _put(body, self.pointer, name)

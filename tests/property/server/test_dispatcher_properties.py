@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.work import WorkClass
-from server.services.dispatch import MAX_TRAIN_CALLS, Dispatcher, Place
+from server.services.dispatch import BATCH_DIVISOR, MAX_TRAIN_CALLS, Dispatcher, Place
 from tests.fakes import FakeEngine
 
 MAX_CALLS = 2
+MAX_BATCH_CALLS = 8
 classes, lanes = st.sampled_from(list(WorkClass)), st.sampled_from(["a", "b", "c"])
 arrivals = st.tuples(st.just("arrive"), classes, lanes)
 ends = st.tuples(st.just("end"), classes, st.integers(0, 5))
@@ -33,7 +34,7 @@ class Waiter:
 
 
 async def play(history: list[tuple[str, WorkClass, str | int]]) -> None:
-    dispatcher = Dispatcher(FakeEngine(), max_calls=MAX_CALLS)
+    dispatcher = Dispatcher(FakeEngine(), max_calls=MAX_CALLS, max_batch_calls=MAX_BATCH_CALLS)
     waiting: list[Waiter] = []
     running: list[Waiter] = []
 
@@ -44,6 +45,8 @@ async def play(history: list[tuple[str, WorkClass, str | int]]) -> None:
             waiting.remove(waiter)
             running.append(waiter)
             check(waiter)
+            if waiter.place.work_class is WorkClass.BATCH:
+                check_batch(running, waiting)
             for other in waiting:
                 other.overtaken_by[waiter.place.work_class, waiter.place.lane] += 1
         check_turns(running)
@@ -83,7 +86,7 @@ def check(waiter: Waiter) -> None:
         if work_class is own and lane != waiter.place.lane:
             assert count <= rounds
     rivals = {WorkClass.INFERENCE, WorkClass.ROLLOUTS} - {own}
-    if own is not WorkClass.TRAINING:
+    if own in (WorkClass.INFERENCE, WorkClass.ROLLOUTS):
         in_class = sum(n for (c, _), n in waiter.overtaken_by.items() if c is own)
         in_rivals = sum(n for (c, _), n in waiter.overtaken_by.items() if c in rivals)
         assert in_rivals <= in_class + 1
@@ -91,8 +94,18 @@ def check(waiter: Waiter) -> None:
 
 def check_turns(running: list[Waiter]) -> None:
     num_steps = sum(w.place.work_class is WorkClass.TRAINING for w in running)
+    num_lines = sum(w.place.work_class is WorkClass.BATCH for w in running)
     assert num_steps <= MAX_TRAIN_CALLS
-    assert len(running) - num_steps <= MAX_CALLS
+    assert num_lines <= MAX_BATCH_CALLS
+    assert len(running) - num_steps - num_lines <= MAX_CALLS
+
+
+def check_batch(running: list[Waiter], waiting: list[Waiter]) -> None:
+    """A line that begins beside other work is one of few."""
+    kinds = Counter(waiter.place.work_class for waiter in (*running, *waiting))
+    if kinds.keys() - {WorkClass.BATCH}:
+        num_lines = sum(w.place.work_class is WorkClass.BATCH for w in running)
+        assert num_lines <= MAX_BATCH_CALLS // BATCH_DIVISOR
 
 
 @given(histories)

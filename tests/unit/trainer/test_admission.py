@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from contract.engine import Answer
 from contract.skills import QueryRequest, Settings
 from contract.work import WorkClass
 from tests.micro import QUERY, adapter_ref, loaded_micro, random_adapter
@@ -32,7 +33,7 @@ from trainer.adapters.stack import AdapterStack
 from trainer.engine import TrainerEngine
 from trainer.memory import kv_bytes_per_position
 from trainer.prefill import Prefix
-from trainer.sampler import MAX_AHEAD, PROMPTS_IN_A_ROW
+from trainer.sampler import BATCH_PROMPTS, MAX_AHEAD, PROMPTS_IN_A_ROW
 
 MICRO = loaded_micro()
 OTHER = adapter_ref(seed=9, finetune_id="G" * 26)
@@ -240,6 +241,36 @@ def test_training_goes_on_while_somebody_waits_for_a_slot(monkeypatch, has_answe
         num_turns += 1
     assert num_turns > 20
     assert len(trained) == pytest.approx(num_turns / 2, abs=2)  # every unit takes a second
+
+
+# --- lines of batches
+
+
+def line(number: int, **changed) -> Answer:
+    return answer(asked(number), work_class=WorkClass.BATCH, **changed)
+
+
+def test_everybody_passes_a_line_of_a_batch_that_waits_for_a_slot():
+    engine = engine_of(replace(AMPLE, num_slots=1))
+    first = begin(engine, rollouts(QUERY, settings=LONG, num_rollouts=2))
+    turns(engine, 1)
+    waiting = begin(engine, line(0, adapter=OTHER))
+    turns(engine, 2)
+    later = begin(engine, rollouts(asked(1), settings=LONG, num_rollouts=1))
+    turns(engine, 4)
+    assert num_growing(engine, WorkClass.ROLLOUTS) == 2  # the slot is shared by both
+    assert num_growing(engine, WorkClass.BATCH) == 0
+    finish(engine, first, later, waiting)
+
+
+def test_lines_of_batches_come_few_at_a_time_and_are_counted_as_such(units):
+    engine = engine_of()
+    finish(engine, *[begin(engine, line(n, seed=n)) for n in range(10)])
+    assert max(map(len, units.prompts)) == BATCH_PROMPTS
+    found = counted(engine)
+    assert found["moontune_sampled_tokens_total", "batch", "base"] > 0
+    assert found["moontune_requests_waiting", "batch"] == 0
+    assert ("moontune_sampled_tokens_total", "inference", "base") not in found
 
 
 # --- what the parts of a step are made of

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from contract.work import WorkClass
-from trainer.shares import Shares
+from trainer.shares import BATCH_PART, Shares
 
-INFERENCE, ROLLOUTS, TRAINING = WorkClass
+INFERENCE, ROLLOUTS, TRAINING, BATCH = WorkClass
 
 
 def run(shares: Shares, kinds, seconds: dict[WorkClass, float], turns: int) -> Counter[WorkClass]:
@@ -24,7 +24,7 @@ def run(shares: Shares, kinds, seconds: dict[WorkClass, float], turns: int) -> C
 
 def test_time_goes_by_shares_however_long_the_units_are():
     seconds = {INFERENCE: 0.01, ROLLOUTS: 0.02, TRAINING: 0.3}
-    used = run(Shares(train_share=0.4), list(WorkClass), seconds, 3000)
+    used = run(Shares(train_share=0.4), list(seconds), seconds, 3000)
     total = sum(used.values())
     assert used[TRAINING] / total == pytest.approx(0.4, abs=0.01)
     assert used[INFERENCE] / total == pytest.approx(0.4, abs=0.01)
@@ -33,6 +33,28 @@ def test_time_goes_by_shares_however_long_the_units_are():
 
 def test_one_kind_alone_has_everything():
     assert run(Shares(), [TRAINING], {TRAINING: 1.0}, 5) == {TRAINING: 5.0}
+
+
+@pytest.mark.parametrize("train_share", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize("others", [(TRAINING,), (ROLLOUTS,), (INFERENCE, TRAINING)])
+def test_batches_have_a_small_part_beside_anything_and_all_that_is_left(train_share, others):
+    seconds = {**dict.fromkeys(others, 1.0), BATCH: 0.5}
+    shares = Shares(train_share=train_share)
+    used = run(shares, list(seconds), seconds, 2000)
+    part = used[BATCH] / sum(used[kind] for kind in others)
+    assert 0 < part <= BATCH_PART + 0.001
+    assert run(shares, [BATCH], seconds, 10) == {BATCH: 5.0}
+    again = run(shares, list(seconds), seconds, 100)  # and owes nothing for it
+    assert again[BATCH] >= 0.5
+
+
+@pytest.mark.parametrize("kind", [INFERENCE, ROLLOUTS, TRAINING])
+def test_who_comes_while_only_batches_work_goes_first_for_a_while(kind):
+    shares, seconds = Shares(), {kind: 0.1, BATCH: 0.1}
+    for _ in range(20):  # calls of less than a second, with pauses
+        assert run(shares, [BATCH], seconds, 3)[kind] == 0
+        assert run(shares, [kind, BATCH], seconds, 9)[BATCH] == 0
+    assert run(shares, [kind, BATCH], seconds, 1000)[BATCH] > 0
 
 
 def test_who_was_idle_has_saved_nothing_up():
