@@ -168,9 +168,10 @@ async def test_every_skill_with_the_defaults_of_batches(service: Service) -> Non
         {"skill": "caption", "length": "short", "image": BARE, "id": {"a": [1, None]}},
         {"skill": "point", "object": "car", "image": BARE, "id": 7, "reasoning": True},
         {"skill": "detect", "object": "car", "image": BARE, "settings": {"max_objects": 3}},
+        {"skill": "query", "question": "which?", "images": [BARE, make_image_url((0, 0, 9))]},
     )
-    assert [row["status"] for row in rows] == ["ok"] * 5
-    assert [row["id"] for row in rows] == [None, None, {"a": [1, None]}, 7, None]
+    assert [row["status"] for row in rows] == ["ok"] * 6
+    assert [row["id"] for row in rows] == [None, None, {"a": [1, None]}, 7, None, None]
     assert "reasoning" in rows[0]["result"]
     assert "reasoning" not in rows[1]["result"]
     commands = {command.request.skill: command for command in service.engine.commands("answer")}
@@ -178,6 +179,8 @@ async def test_every_skill_with_the_defaults_of_batches(service: Service) -> Non
     assert commands["caption"].settings.temperature == 0.2
     assert commands["point"].settings.temperature == 0
     assert commands["detect"].settings.max_objects == 3
+    (turn,) = commands["chat"].request.turns  # a query about several pictures
+    assert (turn.text, turn.images, commands["chat"].request.reasoning) == ("which?", (0, 1), True)
 
 
 BAD: list[tuple[dict[str, Any] | bytes, str, Any]] = [
@@ -208,7 +211,7 @@ BAD: list[tuple[dict[str, Any] | bytes, str, Any]] = [
     (line(settings={"top_p": 2}), "invalid_request", "line-0"),
     (line(skill="query"), "invalid_request", "line-0"),
     (
-        line(skill="query", question="q", images=[BARE, BARE], image=None),
+        line(skill="query", question="q", images=[BARE] * 9, image=None),
         "invalid_request",
         "line-0",
     ),

@@ -56,8 +56,8 @@ class LocalEngine(FakeEngine):
         super().__init__(self.trainer.describe())
         self._thread = ThreadPoolExecutor(1)
 
-    async def stop(self) -> None:
-        await super().stop()
+    async def stop(self, *, at_once: bool = False) -> None:
+        await super().stop(at_once=at_once)
         self._thread.shutdown()
 
     async def make_rollouts(self, command: MakeRollouts, images: Sequence[Pixels]) -> RolloutsMade:

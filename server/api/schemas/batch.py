@@ -7,7 +7,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from contract.skills import Skill
+from contract.skills import ChatRequest, ChatTurn, Skill
 from server.api.json_body import opaque_faults, validation_failed
 from server.api.schemas.fields import Integer, Text
 from server.api.schemas.inference import CaptionFields
@@ -29,6 +29,9 @@ _LINES: dict[str, type[Fields]] = {
     Skill.POINT: PointFields,
 }
 _MAX_SHOWN_CHARACTERS = 64
+
+MAX_PICTURES = 8
+"""Of one query; each takes some 730 positions of the context."""
 
 
 class PartBody(Body):
@@ -87,12 +90,16 @@ def _order(tree: dict[str, Any], id: Any, max_generation_tokens: int) -> LineOrd
             " caption, query, detect and point.",
             id=id,
         )
-    sent = {**tree, "image_url": _as_data_url(_image_of(tree, skill, id))}
+    pictures = [_as_data_url(picture) for picture in _pictures_of(tree, skill, id)]
+    sent = {**tree, "image_url": pictures[0]}
     if skill == Skill.QUERY and tree.get("reasoning") is None:
         sent["reasoning"] = True
     fields = _LINES[skill].model_validate(sent)
     images = ImageUrls()
-    request = fields.to_contract(images, ("body",))
+    if isinstance(fields, QueryFields) and len(pictures) > 1:
+        request = _about_several(fields, pictures, images, id)
+    else:
+        request = fields.to_contract(images, ("body",))
     return LineOrder(
         id=id,
         request=request,
@@ -118,8 +125,21 @@ def _read_json(text: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", tree)
 
 
-def _image_of(tree: dict[str, Any], skill: str, id: Any) -> str:
-    """The picture of a line: `image`, for a query `images` in its place, or `image_url`."""
+def _about_several(
+    fields: QueryFields, pictures: list[str], images: ImageUrls, id: Any
+) -> ChatRequest:
+    """A query about several pictures: a chat of one turn, which the model reads as it reads one."""
+    if fields.spatial_refs:
+        raise _invalid("spatial_refs: point into one picture; send one, or leave them out.", id)
+    indices = [images.add(url, ("body", "images", i)) for i, url in enumerate(pictures)]
+    return ChatRequest(
+        turns=(ChatTurn(text=fields.question, images=tuple(indices)),),
+        reasoning=bool(fields.reasoning),
+    )
+
+
+def _pictures_of(tree: dict[str, Any], skill: str, id: Any) -> list[str]:
+    """The pictures of a line: `image`, for a query `images` in its place, or `image_url`."""
     image, images = tree.get("image"), tree.get("images")
     if images is not None:
         if skill != Skill.QUERY:
@@ -127,16 +147,18 @@ def _image_of(tree: dict[str, Any], skill: str, id: Any) -> str:
         if image is not None:
             raise _invalid("images: stands in the place of image; send one of them.", id)
         listed = cast("list[Any]", images) if isinstance(images, list) else []
-        if len(listed) != 1:
-            raise _invalid("images: should be a list of one picture; more are not supported.", id)
-        image = listed[0]
+        if not 1 <= len(listed) <= MAX_PICTURES:
+            raise _invalid(f"images: should be a list of 1 to {MAX_PICTURES} pictures.", id)
+        if not all(isinstance(picture, str) for picture in listed):
+            raise _invalid("images: should be strings, in base64 or base64 data URLs.", id)
+        return listed
     if image is None:
         image = tree.get("image_url")
     if image is None:
         raise _invalid("image: Field required.", id)
     if not isinstance(image, str):
         raise _invalid("image: should be a string, in base64 or a base64 data URL.", id)
-    return image
+    return [image]
 
 
 def _as_data_url(image: str) -> str:

@@ -20,7 +20,7 @@ NUM_STEPS = 30
 
 def run(bench: Bench) -> Verdict:
     num_runs = bench.count(commit=200, full=2000)
-    with _silence():
+    with silence():
         _play(bench, num_runs)
     return Verdict(figures={"runs": num_runs, "steps_a_run": NUM_STEPS})
 
@@ -39,7 +39,7 @@ def _play(bench: Bench, num_runs: int) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Thousands of calls are answered in this process; bars after this one read its log again."""
     quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
     structlog.configure(wrapper_class=quiet, cache_logger_on_first_use=False)
