@@ -13,9 +13,10 @@ from urllib.parse import quote
 import pytest
 
 from examples.shapes import Scene, draw_scene
+from tests.compat.bench import Bench
 from tests.live import LiveServer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("compat")]
 
 QUESTION = "what color is the shape?"
 GREEDY = {"temperature": 0.0, "max_tokens": 8}
@@ -77,8 +78,8 @@ def inferred(tuning: Tuning, model: str | None) -> list[str]:
     ]
 
 
-def test_it_trains_saves_starts_from_what_was_saved_and_asks_it(live: LiveServer) -> None:
-    tuning = Tuning(live)
+def test_it_trains_saves_starts_from_what_was_saved_and_asks_it(bench: Bench) -> None:
+    tuning = Tuning(bench.live)
     wish = {"name": "blue shapes, first try", "rank": 16}
     adapter_id = tuning.call("POST", "/tuning/adapters", wish)["adapter_id"]
     assert tuning.call("GET", f"/tuning/adapters/{adapter_id}").items() >= wish.items()

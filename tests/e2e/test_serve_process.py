@@ -124,7 +124,7 @@ def test_verbs_find_the_server_of_a_data_directory(
     state = told("status")
     assert (state["url"], state["is_ready"], state["model"]) == (url, True, "fake")
     assert (state["holder"]["pid"], state["num_finetunes"]) == (server.pid, 0)
-    assert set(state["waiting"]) == {"inference", "rollouts", "training"}
+    assert set(state["waiting"]) == {"inference", "rollouts", "training", "batch"}
     assert state["api_bytes"] > 10 << 20
     assert f"process {server.pid} on" in moontune("status").stdout
 
@@ -162,7 +162,7 @@ def test_verbs_find_the_server_of_a_data_directory(
     monkeypatch.setenv("MOONTUNE_API_KEY", KEY)
     server.terminate()
     _, err = server.communicate(timeout=20)
-    assert "Callers need the API key that MOONTUNE_API_KEY holds." in err
+    assert "Callers need an API key: the one in MOONTUNE_API_KEY" in err
     assert KEY not in err
     assert moontune("status").exit_code == 1
 
