@@ -52,6 +52,10 @@ CALM_SECONDS = 5.0
 """So long after the last other call batches have all their turns: a client that calls again and
 again would find each pause filled with them."""
 
+KEEPS_ONE_FROM = 4
+"""With so many turns or more, one finetune never has all of them: who comes beside its queue is not
+kept waiting for one of its calls to end."""
+
 MAX_AT_THE_FRONT = 2
 """Train steps that have their pixels ready, or are about to, while another one runs."""
 
@@ -189,6 +193,8 @@ class Dispatcher:
         self._max_calls = max_calls
         self._max_batch_calls = max_batch_calls
         self._num_running: Counter[WorkClass] = Counter()
+        self._num_of_lane: Counter[tuple[str, str]] = Counter()
+        """Of the `max_calls` turns, by account and lane."""
         self._classes: OrderedDict[WorkClass, Lanes[Place]] = OrderedDict(
             (work_class, Lanes[Place]()) for work_class in WorkClass
         )
@@ -252,6 +258,7 @@ class Dispatcher:
         if place.is_running:
             place.is_running = False
             self._num_running[place.work_class] -= 1
+            self._forget(place)
             self._times.add(place.work_class, self.clock() - place.turn_at)
         if not self.num_running:
             self._idle.set()
@@ -325,6 +332,7 @@ class Dispatcher:
     def _begin(self, place: Place) -> None:
         self._classes.move_to_end(place.work_class)
         self._num_running[place.work_class] += 1
+        self._num_of_lane[place.account_id, place.lane] += _counts(place)
         self._idle.clear()
         place.turn_at = self.clock()
         waited = place.turn_at - place.taken_at
@@ -354,7 +362,7 @@ class Dispatcher:
 
     def _may_have(self, place: Place) -> bool:
         if place.wanted == "turn":
-            return self._has_turn(place.work_class)
+            return self._has_turn(place.work_class) and not self._has_all_others(place)
         at_front = sum(other.is_at_front for other in self._classes[WorkClass.TRAINING])
         return at_front < MAX_AT_THE_FRONT
 
@@ -366,6 +374,19 @@ class Dispatcher:
         if work_class is WorkClass.BATCH:
             return num_lines < self._num_batch_turns()
         return self.num_running - num_steps - num_lines < self._max_calls
+
+    def _forget(self, place: Place) -> None:
+        """One of the lane has ended; lanes without any are not kept."""
+        key = place.account_id, place.lane
+        self._num_of_lane[key] -= _counts(place)
+        if not self._num_of_lane[key]:
+            del self._num_of_lane[key]
+
+    def _has_all_others(self, place: Place) -> bool:
+        """Whether this would be the last turn, and its finetune has every other one."""
+        if self._max_calls < KEEPS_ONE_FROM or not _counts(place):
+            return False
+        return self._num_of_lane[place.account_id, place.lane] >= self._max_calls - 1
 
     def _num_batch_turns(self) -> int:
         is_alone = self.clock() >= self._calm_at and all(
@@ -392,6 +413,11 @@ class Dispatcher:
             if not self._is_ready():
                 await asyncio.sleep(READY_POLL_SECONDS)
         self.grant()
+
+
+def _counts(place: Place) -> bool:
+    """Whether a call has one of the `max_calls` turns."""
+    return place.work_class in (WorkClass.ROLLOUTS, WorkClass.INFERENCE)
 
 
 def _first_waiting(work_class: WorkClass, places: deque[Place]) -> Place | None:

@@ -119,6 +119,8 @@ def stored(service: Service) -> list[str]:
 
 
 async def settled(service: Service) -> None:
+    """Wait until what has ended is swept: a batch is seen to have ended before its work has."""
+    await until(lambda: not service.app.state.services.batch_runner.num_running)
     await service.app.state.services.batch_cleanup.settled()
 
 

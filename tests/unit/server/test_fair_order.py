@@ -137,6 +137,24 @@ async def refused(wait: Coroutine[Any, Any, None]) -> OverloadedError:
     return caught.value
 
 
+async def test_one_finetune_never_has_every_turn() -> None:
+    queue = Queue(max_calls=4)
+    for number in range(6):
+        await queue.come(f"busy {number}", "", "busy")
+    assert queue.order == ["busy 0", "busy 1", "busy 2"]
+    await queue.come("quiet", "", "quiet", WorkClass.INFERENCE)
+    assert queue.order[3:] == ["quiet"]  # at once, though the others came before it
+    await queue.end("quiet")
+    assert len(queue.order) == 4
+    await queue.end("busy 0")
+    assert queue.order[4:] == ["busy 3"]
+    assert len(await queue.end_all()) == 7
+    few = Queue(max_calls=2)
+    for number in range(2):
+        await few.come(f"busy {number}", "", "busy")
+    assert len(few.order) == 2  # of so few turns none is kept
+
+
 async def test_a_refusal_tells_the_place_and_when_to_ask_again() -> None:
     queue = Queue(max_calls=2)
     await queue.come("first", "", "a")
