@@ -77,7 +77,7 @@ test: setup ## all tests, with coverage
 test-fast: setup ## unit and property tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property
 
-bars: setup ## a sample of the bars of reliability (six minutes)
+bars: setup ## a sample of the bars of reliability and security (five minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos commit --lanes 2
 
 chaos: setup chaos-programs ## every bar of reliability at its full count, with a report (an hour)
