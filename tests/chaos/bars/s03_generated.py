@@ -29,6 +29,7 @@ from server.api.examples import PICTURE
 from server.app import create_app
 from server.config import ServerConfig
 from server.images.decoder import ImageDecoder
+from tests.chaos.bars.r06_explicit_keys import silence
 from tests.chaos.bench import Bench, Verdict
 from tests.chaos.local import LocalEngine, copied_database
 from tests.described import Described
@@ -45,7 +46,7 @@ NO_STATUSES = frozenset(range(500, 600)) - {501, 503}
 
 def run(bench: Bench) -> Verdict:
     verdict = Verdict()
-    with tempfile.TemporaryDirectory(prefix="s3-") as name:
+    with tempfile.TemporaryDirectory(prefix="s3-") as name, silence():
         num_cases = bench.count(commit=2_000, full=10_000)
         num_bodies = bench.count(commit=1_000, full=10_000)
         asyncio.run(_run(bench, Path(name) / "data", verdict, num_cases, num_bodies))
