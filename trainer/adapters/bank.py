@@ -34,7 +34,7 @@ MAX_READING = 8
 Key = tuple[str, str]
 
 TENSOR_BYTES = 600
-"""What a tensor takes besides its numbers, as measured (420-590); of small adapters that is much."""
+"""What a tensor takes besides its numbers (420-590 measured); of small adapters that is much."""
 
 
 class AdapterBank:
