@@ -22,7 +22,7 @@ from tests.micro import (
     train_command,
 )
 from trainer.adapters import bank as bank_module
-from trainer.adapters.bank import AdapterBank, version_of
+from trainer.adapters.bank import TENSOR_BYTES, AdapterBank, version_of
 from trainer.counters import Counters
 from trainer.engine import TrainerEngine
 from trainer.optim import AdamState
@@ -99,7 +99,8 @@ def test_a_host_without_room_leaves_it_to_the_disk(saved, reads):
 
 def test_thousands_of_checkpoints_need_no_more_than_the_slots(saved, reads):
     one = saved(0)
-    size = random_adapter(micro_model(dtype=torch.float32)).num_bytes
+    adapter = random_adapter(micro_model(dtype=torch.float32))
+    size = adapter.num_bytes + TENSOR_BYTES * len(adapter.tensors)
     bank = AdapterBank(CONFIG, CPU, num_slots=4, host_bytes=10 * size)
     for number in range(2000):
         ref = replace(one, finetune_id=f"{number:026}")
