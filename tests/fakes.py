@@ -221,13 +221,13 @@ class FakeEngine:
         self.calls.append((verb, command))
         self.num_running += 1
         self.max_running = max(self.max_running, self.num_running)
+        fault = self.faults.popleft() if self.faults else None  # at once: later ones are of others
         try:
-            await self._in_worker(command, self._pass(command))
+            await self._in_worker(command, self._pass(command, fault))
         finally:
             self.num_running -= 1
 
-    async def _pass(self, command: Any) -> None:
-        fault = self.faults.popleft() if self.faults else None
+    async def _pass(self, command: Any, fault: Exception | None) -> None:
         if self.is_poison(command) or isinstance(fault, WorkerUnavailable):
             self.die()
         elif fault is not None:
