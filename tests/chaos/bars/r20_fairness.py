@@ -1,6 +1,6 @@
 """R20: one finetune queues 200 calls, another's single calls hardly notice.
 
-There is one account as yet; that turns go round over accounts before finetunes is held by
+Both belong to one account; that turns go round over accounts before finetunes is held by
 tests/unit/server/test_fair_order.py. Two finetunes at once cost no more than one after the other.
 """
 
