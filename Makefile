@@ -25,11 +25,12 @@ APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-r
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 
+SITE := dist/site
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
-        constraints lock sbom audit docs compat revision clean
+        constraints lock sbom audit docs site compat revision clean
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -110,14 +111,16 @@ constraints: setup-bench ## write constraints.txt from what .venv holds
 	( sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable --exclude moondream | sed 's/+cpu//' ) > constraints.new
 	mv constraints.new constraints.txt
 
+LOCKED := --universal --python-version 3.11 --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header -q
+
 # torch is not in it: its builds differ, and pin what they bring for CUDA. What else it needs is.
-lock: ## write requirements.lock, with the hashes of all files, from pyproject.toml and constraints.txt
+lock: ## write requirements.lock and docs/requirements.txt, with the hashes of all files
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install -q uv==$(UV_VERSION)
 	echo torch > $(VENV)-lock/excludes.txt
 	printf 'jinja2\nnetworkx\nsympy\n' | $(VENV)-lock/bin/uv pip compile pyproject.toml - --extra trainer --extra postgres \
-	  --extra dev -c constraints.txt --excludes $(VENV)-lock/excludes.txt --universal --python-version 3.11 \
-	  --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header -q -o requirements.lock
+	  --extra dev -c constraints.txt --excludes $(VENV)-lock/excludes.txt $(LOCKED) -o requirements.lock
+	$(VENV)-lock/bin/uv pip compile docs/requirements.in $(LOCKED) -o docs/requirements.txt
 
 sbom: setup ## write the bill of materials (CycloneDX) to dist/
 	mkdir -p dist
@@ -138,6 +141,15 @@ docs: setup ## write the pages that come from code
 compat: setup ## every client and script against a live server, written to docs/compatibility.md
 	$(ONE_THREAD) $(BIN)/python -m tests.compat.table --full > docs/compatibility.new; status=$$?; \
 	mv docs/compatibility.new docs/compatibility.md; exit $$status
+
+# Its own environment, since nothing else needs a site. Every warning is an error, and so is anything that is loaded from elsewhere.
+site: docs/requirements.txt ## build the documents into dist/site/, to be read without a network
+	$(PYTHON) -m venv $(VENV)-site
+	$(VENV)-site/bin/pip --disable-pip-version-check install -q --no-deps --require-hashes -r docs/requirements.txt
+	rm -rf $(SITE)
+	$(VENV)-site/bin/sphinx-build -q -W --keep-going -E -c docs -d $(SITE).doctrees . $(SITE)
+	cp $(SITE)/README.html $(SITE)/index.html
+	$(PYTHON) -m tests.docs.site $(SITE)
 
 revision: setup ## a new migration: make revision NAME=add_something
 	$(BIN)/alembic revision -m "$(NAME)"
