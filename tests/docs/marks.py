@@ -49,6 +49,19 @@ NOT_RUN = (
         page="docs/adapters.md",
         reason="names no real file; runs on docs/recipes/export.md",
     ),
+    Mark(
+        words="moontune export $CHECKPOINT small-merged",
+        page="docs/recipes/export.md",
+        reason="takes seconds; runs in tests/e2e/test_travel.py",
+    ),
+    *(
+        Mark(
+            words="moontune doctor --data-dir data",
+            page=page,
+            reason="takes seconds; runs on docs/getting-started.md",
+        )
+        for page in ("docs/operations.md", "docs/troubleshooting.md")
+    ),
     Mark(words="pip install", reason="needs the network"),
     Mark(words="createdb", reason="needs a PostgreSQL of its own"),
 )

@@ -18,7 +18,7 @@ from tests.docs.pages import ROOT, Block
 from tests.live import LiveServer
 
 SHOWN_ENDPOINT = "http://127.0.0.1:8000"
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 600
 
 _SHIM = """\
 #!/bin/sh

@@ -48,6 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "page", [pytest.param(p, marks=pytest.mark.xdist_group(group_of(p))) for p in RUNNABLE]
 )
