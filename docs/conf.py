@@ -30,7 +30,6 @@ html_permalinks_icon = "#"
 myst_heading_anchors = 4  # as GitHub makes them
 pygments_style = "tango"
 
-# Every page stands in one of these; one that is forgotten ends the build.
 NAVIGATION = {
     "Begin": ["docs/getting-started", "docs/moving", "docs/troubleshooting"],
     "Recipes": [
@@ -68,14 +67,21 @@ NAVIGATION = {
         "benchmarks/results/chaos",
         "CONTRIBUTING",
     ],
+    "More": [],  # what no other has
     "Decisions": sorted(f"docs/decisions/{p.stem}" for p in ROOT.glob("docs/decisions/*.md")),
 }
+
+_PLACED = {page for pages in NAVIGATION.values() for page in pages}
+_ALL = (f"docs/{path.stem}" for path in ROOT.glob("docs/*.md"))
+NAVIGATION["More"] = sorted(page for page in _ALL if page not in _PLACED)
 
 
 def add_navigation(_app: object, name: str, source: list[str]) -> None:
     """The front page is the README; what only a site needs is added to it here."""
     if name == root_doc:
         for caption, pages in NAVIGATION.items():
+            if not pages:
+                continue
             lines = ["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"]
             source[0] += "\n" + "\n".join(lines) + "\n"
 

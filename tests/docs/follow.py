@@ -101,7 +101,7 @@ def follow(folder: Path) -> int:
 
 def main() -> int:
     """Follow the page; 0 if all of it holds."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=f"Follow {PAGE} to the letter.")
     parser.add_argument(
         "folder", nargs="?", type=Path, help="empty; absent: a new one, removed after"
     )
