@@ -14,6 +14,8 @@ from server.cli import app
 from tests.docs.pages import ROOT
 
 _ASSIGNMENT = re.compile(r"^[A-Za-z_]\w*=")
+_SERVICE = re.compile(r"^moontune(?:-\w+)?(?::\w+)?$")
+"""A service of compose.yaml, or an image, whose entry point is `moontune`."""
 _BETWEEN = frozenset({"&&", "||", "|", ";", "&"})
 
 
@@ -89,10 +91,28 @@ def make_targets() -> frozenset[str]:
     return frozenset(phony[1].replace("\\", " ").split())
 
 
+def _inside(words: list[str]) -> list[str] | None:
+    """The command that `sudo` or a container is asked to run, if it is one of ours."""
+    if words[0] == "sudo":
+        places = [at for at, word in enumerate(words) if word in ("moontune", "make")]
+        return next((words[at:] for at in places if words[at - 1] not in ("-u", "-g", "-o")), None)
+    if words[0] != "docker" or "--entrypoint" in words:
+        return None
+    services = [at for at, word in enumerate(words) if _SERVICE.match(word)]
+    rest = words[services[0] + 1 :] if services else []
+    if "exec" in words and rest[:1] == ["moontune"]:
+        return rest
+    if "run" in words and rest:
+        return ["moontune", *rest]
+    return None
+
+
 def fault_of(words: list[str]) -> str | None:
     """What is wrong with a command that is not run, as far as it is ours."""
     if words[0] == "moontune":
         return fault_of_moontune(words[1:])
+    if inner := _inside(words):
+        return fault_of(inner)
     if words[0] == "make":
         asked = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
         missing = [word for word in asked if word not in make_targets()]

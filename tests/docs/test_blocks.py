@@ -177,3 +177,25 @@ def test_every_script_that_is_saved_is_run() -> None:
             if words[0] == "python"
         }
         assert saved == {name for name in run if not name.startswith("-")}, page
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("moontune serve --data-dir data", "moontune serve --data-dri data"),
+        ("moontune keys revoke laptop", "moontune keys revoke"),
+        ("X=1 moontune status && make demo", "X=1 moontune status && make dmeo"),
+        ("C=$(moontune status --json)", "C=$(moontune state --json)"),
+        ("sudo -u moontune moontune doctor", "sudo -u moontune moontune docter"),
+        ("docker compose exec moontune moontune status", "docker compose exec moontune moontune x"),
+        (
+            "docker compose run --rm moontune keys list",
+            "docker compose run --rm moontune keys show",
+        ),
+        ("docker run moontune:cuda restore a --data-dir b", "docker run moontune:cuda restore a"),
+        ("docker compose logs --follow moontune", "sudo make setpu TORCH=cuda"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_seen(right: str, wrong: str) -> None:
+    assert [fault_of(words) for words in commands_of(right) if fault_of(words)] == []
+    assert [fault_of(words) for words in commands_of(wrong) if fault_of(words)] != []

@@ -26,15 +26,23 @@ FOREIGN_OPTIONS: dict[str, str] = {
 NOT_SERVED = frozenset({"docs/compatibility.md"})
 """Pages that name what is not served; each row of this one is tried by tests/compat."""
 
-FOREIGN_PATHS: dict[str, str] = {}
-"""What looks like a file of the repository or a route and is none, and what it is."""
+FOREIGN_NAMES: dict[str, str] = {}
+"""What looks like a file of the repository, a route or a metric and is none, and what it is."""
+
+FOREIGN_PROGRAMS = frozenset({"docker", "git", "nginx", "pip", "promtool", "psql", "systemctl"})
+"""Whose options are not ours to know."""
+
+_SYSTEM = frozenset(
+    ["dev", "etc", "home", "mnt", "opt", "proc", "run", "srv", "sys", "tmp", "usr", "var"]
+)
+"""Folders at the root of a machine."""
 
 _VARIABLE = re.compile(r"\bMOONTUNE_[A-Z0-9_]*[A-Z0-9]\b")
 _METRIC = re.compile(r"\bmoontune_[a-z0-9_]+\b")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 _ROUTE = re.compile(r"^(?:(?:GET|POST|PUT|DELETE|HEAD) )?(?P<path>(?:\.\.\.)?/[\w{}./:=?&@-]+)$")
 _SUFFIXES = ("_bucket", "_sum", "_count")
-_SOURCE = (".py", ".toml", ".yaml", ".yml", ".sh", ".service", "Makefile", ".env", ".Dockerfile")
+_SOURCE = (".py", ".toml", ".yaml", ".yml", ".sh", ".service", "Makefile", ".env", ".env.example")
 
 
 @cache
@@ -74,7 +82,8 @@ def fault_of_variable(code: str, page: str) -> str | None:
 
 
 def fault_of_metric(code: str, page: str) -> str | None:
-    unknown = [name for name in _METRIC.findall(code) if not is_metric(name)]
+    found = [name for name in _METRIC.findall(code) if name not in FOREIGN_NAMES]
+    unknown = [name for name in found if not is_metric(name)]
     return f"there is no metric {unknown}" if unknown else None
 
 
@@ -86,6 +95,8 @@ def is_metric(name: str) -> bool:
 
 
 def fault_of_option(code: str, page: str) -> str | None:
+    if code.split()[0] in FOREIGN_PROGRAMS:
+        return None
     unknown = set(_OPTION.findall(code)) - options()
     return f"no program has the option {sorted(unknown)}" if unknown else None
 
@@ -93,7 +104,9 @@ def fault_of_option(code: str, page: str) -> str | None:
 def fault_of_route(code: str, page: str) -> str | None:
     """A whole route, or the end of one."""
     match = _ROUTE.match(code)
-    if match is None or page in NOT_SERVED or match["path"] in FOREIGN_PATHS:
+    if match is None or page in NOT_SERVED or match["path"] in FOREIGN_NAMES:
+        return None
+    if match["path"].split("/")[1] in _SYSTEM:
         return None
     path = match["path"].removeprefix("...").partition("?")[0]
     path = re.sub(r"{[^}]*}", "{}", path).rstrip("/") or "/"
@@ -105,7 +118,7 @@ def fault_of_route(code: str, page: str) -> str | None:
 
 def fault_of_file(code: str, page: str) -> str | None:
     """Paths from the root of the repository, and bare names of Python files."""
-    if code in FOREIGN_PATHS or not re.match(r"^[\w./*-]+$", code):
+    if code in FOREIGN_NAMES or not re.match(r"^[\w./*-]+$", code):
         return None
     if re.match(r"^\w+\.py$", code):
         saved = {block.file_name for block in blocks_of(page)}
@@ -196,5 +209,5 @@ def test_what_does_not_exist_is_seen(kind: str, right: str, wrong: str) -> None:
 
 def test_no_exception_is_stale() -> None:
     everything = "\n".join(text_of(page) for page in documents())
-    for name in (*FOREIGN_OPTIONS, *FOREIGN_PATHS):
+    for name in (*FOREIGN_OPTIONS, *FOREIGN_NAMES):
         assert f"{name}" in everything, name
