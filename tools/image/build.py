@@ -168,11 +168,8 @@ class Builder:
         with _Mounts(image.root) as mounts:
             mounts.machine()
             environment.update(mounts.pip_settings())
-            run(
-                ["chroot", str(image.root), "/bin/sh", "-ec", 'cd "$0" && eval "$1"']
-                + [image.directory, command],
-                env=environment,
-            )
+            shell = ["/bin/sh", "-ec", 'cd "$0" && eval "$1"', image.directory, command]
+            run(["chroot", str(image.root), *shell], env=environment)
 
     def _copy(self, image: Image, copy: Copy, known: Mapping[str, str]) -> None:
         target = expand(copy.target, known)

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -106,9 +107,16 @@ class Container:
 
 
 def first_process(started: subprocess.Popen[bytes]) -> int:
-    """The process that is number 1 in its own namespace, by its number here."""
-    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-    return int(children[0])
+    """The process that is number 1 in its own namespace, by its number here.
+
+    Waits until `unshare` has started it.
+    """
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    while started.poll() is None:
+        if numbers := children.read_text().split():
+            return int(numbers[0])
+        time.sleep(0.01)
+    raise SystemExit(f"it has ended with {started.returncode}")
 
 
 def _new_volume(folder: Path, *, like: Path) -> None:

@@ -1,13 +1,12 @@
-"""The CPU image without a container engine: its steps executed, its service run, called and stopped.
+"""The CPU image without a container engine: its steps executed, its service used and stopped.
 
     python -m tools.image.steps               as root, on Linux; needs debootstrap and the network
     python -m tools.image.steps --base ROOT   with a Debian root that is there already
 
-It reads docker/Dockerfile and executes it (tools/image/build.py): the base is made by debootstrap,
-apt-get, useradd and pip run as written. Then, as compose.yaml would have it (tools/image/container.py):
-a start without a key, which has to be refused; a key; the service, until the health check
-succeeds; `doctor` and a backup beside it; a finetune with one train step by the SDK; SIGTERM, and
-exit status 0.
+It reads docker/Dockerfile and executes it (`build`): the base is made by debootstrap; apt-get,
+useradd and pip run as written. Then, as compose.yaml would have it (`container`): a start without a
+key, which has to be refused; a key; the service, until the health check succeeds; `doctor` and a
+backup beside it; rollouts and a train step by the SDK; SIGTERM, and exit status 0.
 """
 
 from __future__ import annotations
@@ -114,29 +113,38 @@ def use(container: Container, image: Image, port: int, log: Path) -> None:
     made = container.call(container.entry("keys", "create", "--name", "laptop"))
     key = expect(made, 0, "a key made").strip()
 
-    assert image.healthcheck is not None
-    check = list(image.healthcheck.argv)
     server = container.start(container.entry(), log)
-    began = time.monotonic()
-    while (found := container.beside(server, check)).returncode:
-        if server.poll() is not None or time.monotonic() > began + READY_SECONDS:
-            raise SystemExit(f"not ready: {found.stderr}\n{log.read_text()}")
-        time.sleep(0.2)
-    say(f"healthy after {time.monotonic() - began:.1f} s")
-
-    first = expect(container.beside(server, ["cat", "/proc/1/comm"]), 0, "process 1").strip()
-    if first != image.config["ENTRYPOINT"][0]:
-        raise SystemExit(f"process 1 is {first}")
-    expect(container.beside(server, ["moontune", "doctor"]), 0, "doctor")
-    expect(container.beside(server, ["moontune", "status"]), 0, "status")
-    train(f"http://127.0.0.1:{port}", key)
-    expect(container.beside(server, ["moontune", "backup", "/backups/first"]), 0, "backup")
-
-    status = container.stop(server, STOP_SECONDS)
+    try:
+        await_health(container, image, server, log)
+        first = expect(container.beside(server, ["cat", "/proc/1/comm"]), 0, "process 1").strip()
+        if first != image.config["ENTRYPOINT"][0]:
+            raise SystemExit(f"process 1 is {first}")
+        expect(container.beside(server, ["moontune", "doctor"]), 0, "doctor")
+        expect(container.beside(server, ["moontune", "status"]), 0, "status")
+        train(f"http://127.0.0.1:{port}", key)
+        expect(container.beside(server, ["moontune", "backup", "/backups/first"]), 0, "backup")
+        status = container.stop(server, STOP_SECONDS)
+    finally:
+        server.kill()
     if status:
         raise SystemExit(f"after SIGTERM: exit status {status}\n{log.read_text()}")
     say("SIGTERM: exit status 0")
     expect(container.call(container.entry("verify")), 0, "verify")
+    restore = ("restore", "/backups/first", "--data-dir", "/backups/restored")
+    expect(container.call(container.entry(*restore)), 0, "restore")
+
+
+def await_health(
+    container: Container, image: Image, server: subprocess.Popen[bytes], log: Path
+) -> None:
+    """Call the health check until it succeeds."""
+    assert image.healthcheck is not None
+    began = time.monotonic()
+    while (found := container.beside(server, list(image.healthcheck.argv))).returncode:
+        if server.poll() is not None or time.monotonic() > began + READY_SECONDS:
+            raise SystemExit(f"not ready: {found.stderr}\n{log.read_text()}")
+        time.sleep(0.2)
+    say(f"healthy after {time.monotonic() - began:.1f} s")
 
 
 def train(endpoint: str, key: str) -> None:
