@@ -63,6 +63,8 @@ NOT_RUN = (
         for page in ("docs/operations.md", "docs/troubleshooting.md")
     ),
     Mark(words="pip install", reason="needs the network"),
+    Mark(words="cp .env.example", page="docker/README.md", reason="is about docker/"),
+    Mark(words="docker", reason="there is no engine; make image-steps runs what an image does"),
     Mark(words="createdb", reason="needs a PostgreSQL of its own"),
 )
 

@@ -19,6 +19,8 @@ from tests.docs.commands import command_line, fault_of_moontune, make_targets, o
 from tests.docs.pages import ROOT, blocks_of, documents, spans_of, text_of, tracked
 
 FOREIGN_OPTIONS: dict[str, str] = {
+    "--build-arg": "docker",
+    "--no-cache": "docker",
     "--no-deps": "pip",
 }
 """Options of other programs, and of which."""
@@ -26,7 +28,13 @@ FOREIGN_OPTIONS: dict[str, str] = {
 NOT_SERVED = frozenset({"docs/compatibility.md"})
 """Pages that name what is not served; each row of this one is tried by tests/compat."""
 
-FOREIGN_NAMES: dict[str, str] = {}
+FOREIGN_NAMES: dict[str, str] = {
+    "/backups": "a folder of a container",
+    "/data": "a folder of a container",
+    "moontune_backups": "a volume of Docker",
+    "moontune_postgres": "a volume of Docker",
+    "moontune_restored": "a volume of Docker",
+}
 """What looks like a file of the repository, a route or a metric and is none, and what it is."""
 
 FOREIGN_PROGRAMS = frozenset({"docker", "git", "nginx", "pip", "promtool", "psql", "systemctl"})
