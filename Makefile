@@ -19,6 +19,8 @@ SDK_VERSION := 2.6.1
 # Tests and demos compare numbers: one thread each, so that a busy machine changes nothing but the time.
 ONE_THREAD := OMP_NUM_THREADS=1
 
+# While the shell lives, no package starts a service: what Debian's policy-rc.d is for.
+NO_SERVICES := p=/usr/sbin/policy-rc.d; [ -e $$p ] || { trap "rm -f $$p" EXIT; printf '\043!/bin/sh\nexit 101\n' > $$p; chmod 755 $$p; }
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
 # Tools that look at what is installed have environments of their own.
@@ -54,12 +56,15 @@ postgres: ## PostgreSQL's programs, by apt-get, unless they are there (as root)
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || \
 	  { apt-get update -q && $(APT_INSTALL) postgresql; }
 
-# What single bars need besides: PostgreSQL, a clock that jumps, and the order of system calls.
+# What single bars need besides: PostgreSQL, a clock that jumps, the order of system calls, and two
+# reverse proxies, which are installed without starting their services.
 # They are skipped where it cannot be installed, and say so.
 chaos-programs:
 	-@$(MAKE) --no-print-directory postgres
 	-@command -v faketime >/dev/null || { apt-get update -q && $(APT_INSTALL) faketime; }
 	-@command -v strace >/dev/null || { apt-get update -q && $(APT_INSTALL) strace; }
+	-@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null && command -v haproxy >/dev/null || \
+	  { $(NO_SERVICES); apt-get update -q && $(APT_INSTALL) nginx haproxy openssl; }
 
 setup-bench: setup ## add what benchmarks compare against
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench,postgres]'
