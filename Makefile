@@ -30,7 +30,7 @@ PIP_AUDIT_VERSION := 2.10.1
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
+.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos proxies mutate cov check lint type imports fmt wheel \
         constraints lock sbom audit docs compat revision clean
 
 help: ## print these commands
@@ -89,6 +89,10 @@ chaos: setup chaos-programs ## every bar of reliability at its full count, with 
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos full --lanes 2 --report $(CHAOS_REPORT).json; status=$$?; \
 	$(BIN)/python -m tests.chaos.render $(CHAOS_REPORT).json $(CHAOS_REPORT).md; exit $$status
 
+proxies: setup chaos-programs ## bar P1 behind nginx and HAProxy at its full count, with its figures in docs/proxies.md (ten minutes)
+	$(ONE_THREAD) $(BIN)/python -m tests.chaos full P1 --again --report benchmarks/results/proxies.json
+	$(BIN)/python -m tests.chaos.proxy_table
+
 mutate: setup ## faults in a copy of the model: which test notices each (four minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutate
 
@@ -139,6 +143,7 @@ docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.cli_page > docs/cli.md
 	$(BIN)/python -m server.errors_page > docs/errors.md
 	$(BIN)/python -m server.openapi_document > docs/openapi.json
+	$(BIN)/python -m trainer.memory_page > docs/memory.md
 
 compat: setup ## every client and script against a live server, written to docs/compatibility.md
 	$(ONE_THREAD) $(BIN)/python -m tests.compat.table --full > docs/compatibility.new; status=$$?; \

@@ -43,6 +43,7 @@ http {{
 HAPROXY_MAIN = """
 global
     maxconn 1024
+    log stderr format raw local0
 """
 
 

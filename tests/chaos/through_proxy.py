@@ -134,7 +134,7 @@ class _Echo:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_request(self, *_: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
