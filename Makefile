@@ -19,6 +19,8 @@ SDK_VERSION := 2.6.1
 # Tests and demos compare numbers: one thread each, so that a busy machine changes nothing but the time.
 ONE_THREAD := OMP_NUM_THREADS=1
 
+# While the shell lives, no package starts a service: what Debian's policy-rc.d is for.
+NO_SERVICES := p=/usr/sbin/policy-rc.d; [ -e $$p ] || { trap "rm -f $$p" EXIT; printf '\043!/bin/sh\nexit 101\n' > $$p; chmod 755 $$p; }
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
 # Tools that look at what is installed have environments of their own.
@@ -33,7 +35,7 @@ SITE := dist/site
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
+.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos proxies mutate cov check lint type imports fmt wheel \
         constraints lock docker-lock sbom audit lint-docker image-steps docs site compat revision clean dist release-check
 
 help: ## print these commands
@@ -59,12 +61,15 @@ postgres: ## PostgreSQL's programs, by apt-get, unless they are there (as root)
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || \
 	  { apt-get update -q && $(APT_INSTALL) postgresql; }
 
-# What single bars need besides: PostgreSQL, a clock that jumps, and the order of system calls.
+# What single bars need besides: PostgreSQL, a clock that jumps, the order of system calls, and two
+# reverse proxies, which are installed without starting their services.
 # They are skipped where it cannot be installed, and say so.
 chaos-programs:
 	-@$(MAKE) --no-print-directory postgres
 	-@command -v faketime >/dev/null || { apt-get update -q && $(APT_INSTALL) faketime; }
 	-@command -v strace >/dev/null || { apt-get update -q && $(APT_INSTALL) strace; }
+	-@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null && command -v haproxy >/dev/null || \
+	  { $(NO_SERVICES); apt-get update -q && $(APT_INSTALL) nginx haproxy openssl; }
 
 setup-bench: setup ## add what benchmarks compare against
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench,postgres]'
@@ -88,6 +93,10 @@ bars: setup ## a sample of the bars of reliability and security (five minutes)
 chaos: setup chaos-programs ## every bar of reliability at its full count, with a report (an hour)
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos full --lanes 2 --report $(CHAOS_REPORT).json; status=$$?; \
 	$(BIN)/python -m tests.chaos.render $(CHAOS_REPORT).json $(CHAOS_REPORT).md; exit $$status
+
+proxies: setup chaos-programs ## bar P1 behind nginx and HAProxy at its full count, with its figures in docs/proxies.md (ten minutes)
+	$(ONE_THREAD) $(BIN)/python -m tests.chaos full P1 --again --report benchmarks/results/proxies.json
+	$(BIN)/python -m tests.chaos.proxy_table
 
 mutate: setup ## faults in a copy of the model: which test notices each (four minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutate
@@ -180,6 +189,7 @@ docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.errors_page > docs/errors.md
 	$(BIN)/python -m server.openapi_document > docs/openapi.json
 	$(BIN)/python -m tools.supply_chain licences > docs/licences.md
+	$(BIN)/python -m trainer.memory_page > docs/memory.md
 
 compat: setup ## every client and script against a live server, written to docs/compatibility.md
 	$(ONE_THREAD) $(BIN)/python -m tests.compat.table --full > docs/compatibility.new; status=$$?; \

@@ -44,6 +44,7 @@ NAVIGATION = {
     "Run it": [
         "docs/cuda-box",
         "docker/README",
+        "docs/memory",
         "docs/proxies",
         "docs/operations",
         "docs/accounts",
@@ -65,6 +66,8 @@ NAVIGATION = {
         "docs/numerics",
         "docs/performance",
         "benchmarks/results/chaos",
+        "docs/licences",
+        "docs/releasing",
         "CONTRIBUTING",
     ],
     "More": [],  # what no other has

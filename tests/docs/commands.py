@@ -94,8 +94,10 @@ def make_targets() -> frozenset[str]:
 def _inside(words: list[str]) -> list[str] | None:
     """The command that `sudo` or a container is asked to run, if it is one of ours."""
     if words[0] == "sudo":
-        places = [at for at, word in enumerate(words) if word in ("moontune", "make")]
-        return next((words[at:] for at in places if words[at - 1] not in ("-u", "-g", "-o")), None)
+        rest = words[1:]
+        while rest and rest[0].startswith("-"):
+            rest = rest[2:] if rest[0] in ("-u", "-g") else rest[1:]
+        return rest if rest[:1] in (["moontune"], ["make"]) else None
     if words[0] != "docker" or "--entrypoint" in words:
         return None
     services = [at for at, word in enumerate(words) if _SERVICE.match(word)]

@@ -65,6 +65,19 @@ NOT_RUN = (
     Mark(words="pip install", reason="needs the network"),
     Mark(words="cp .env.example", page="docker/README.md", reason="is about docker/"),
     Mark(words="docker", reason="there is no engine; make image-steps runs what an image does"),
+    *(
+        Mark(
+            words=words,
+            page="docs/operations.md",
+            reason="takes the database away; tests/migrations/test_first_release.py does it",
+        )
+        for words in ("rm -f data/moontune.db", "cp data/moontune.db.0002.20261129T050000Z.backup")
+    ),
+    Mark(words="nvidia-smi", reason="needs a GPU"),
+    Mark(words="sudo", reason="changes the machine"),
+    Mark(words="journalctl", reason="needs systemd"),
+    Mark(words="cd", page="docs/cuda-box.md", reason="is about folders of that machine"),
+    Mark(words="moontune doctor --model", page="docs/cuda-box.md", reason="needs a GPU"),
     Mark(words="createdb", reason="needs a PostgreSQL of its own"),
 )
 
@@ -81,14 +94,20 @@ NOT_PARSED: dict[str, str] = {
 UNREAD_BLOCKS: dict[tuple[str, str], str] = {}
 """Blocks in languages that nothing here reads: page and language, with who checks them instead."""
 
-PRELUDES: dict[str, str] = {
-    "docs/operations.md": """\
+_LINE_OF_A_SCRIPT = """\
+import os
+
 import moondream as md
 
-ft = md.ft("none", name="prelude", rank=8, endpoint="http://127.0.0.1:8000/v1/tuning")
+name = f"prelude-{os.getpid()}"
+ft = md.ft("none", name=name, rank=8, endpoint="http://127.0.0.1:8000/v1/tuning")
 request = {"skill": "query", "question": "Who are you?"}
 groups, step = [{"mode": "sft", "request": request, "target": {"answer": "A moon."}}], 0
-""",
+"""
+
+PRELUDES: dict[str, str] = {
+    "docs/operations.md": _LINE_OF_A_SCRIPT,
+    "docs/proxies.md": _LINE_OF_A_SCRIPT,
 }
 """What stands before the Python blocks of pages that show a line out of a script."""
 
