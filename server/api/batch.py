@@ -15,14 +15,14 @@ from server.api.json_body import Parsed, receive_body
 from server.api.openapi import lists, reads, reads_bytes, refuses
 from server.api.own_url import own_url
 from server.api.pagination import Cursor, Limit, PageQuery, page_body, page_query, query_integer
-from server.api.schemas.answers import (
+from server.api.schemas.answers.batches import (
     BatchBegun,
     BatchItem,
     BatchPage,
-    Done,
     PartKept,
     UploadBegun,
 )
+from server.api.schemas.answers.shapes import Done
 from server.api.schemas.batch import CompleteBody
 from server.db.models import BatchState
 from server.domain.clock import utc_text
