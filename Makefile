@@ -134,6 +134,7 @@ docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.cli_page > docs/cli.md
 	$(BIN)/python -m server.errors_page > docs/errors.md
 	$(BIN)/python -m server.openapi_document > docs/openapi.json
+	$(BIN)/python -m tools.supply_chain licences > docs/licences.md
 
 compat: setup ## every client and script against a live server, written to docs/compatibility.md
 	$(ONE_THREAD) $(BIN)/python -m tests.compat.table --full > docs/compatibility.new; status=$$?; \
