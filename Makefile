@@ -29,7 +29,7 @@ CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
-        constraints lock sbom audit docs compat revision clean
+        dist release-check constraints lock sbom audit docs compat revision clean
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -106,6 +106,18 @@ fmt: setup ## write the formatting
 wheel: setup ## build the wheel into dist/
 	$(PIP) wheel -q --no-deps -w dist .
 
+dist: setup sbom ## what is uploaded: source archive, wheel, bill of materials, into dist/
+	rm -f dist/moontune-*
+	$(BIN)/python -m tools.release build dist
+	cd dist && sha256sum moontune-* moontune.cdx.json > SHA256SUMS
+
+release-check: setup ## whether this commit can be released: tree, version, changelog, archives, wheel
+	$(BIN)/python -m tools.release
+	$(BIN)/python -m tools.supply_chain check
+	$(ONE_THREAD) $(BIN)/python -m pytest -q tests/e2e/test_wheel.py tests/unit/test_release.py tests/unit/test_supply_chain.py \
+	  tests/migrations/test_first_release.py --database sqlite
+	$(MAKE) --no-print-directory dist
+
 constraints: setup-bench ## write constraints.txt from what .venv holds
 	( sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable --exclude moondream | sed 's/+cpu//' ) > constraints.new
 	mv constraints.new constraints.txt
@@ -134,6 +146,7 @@ docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.cli_page > docs/cli.md
 	$(BIN)/python -m server.errors_page > docs/errors.md
 	$(BIN)/python -m server.openapi_document > docs/openapi.json
+	$(BIN)/python -m tools.supply_chain licences > docs/licences.md
 
 compat: setup ## every client and script against a live server, written to docs/compatibility.md
 	$(ONE_THREAD) $(BIN)/python -m tests.compat.table --full > docs/compatibility.new; status=$$?; \

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from server.config import ServerConfig
-from server.db import checkpoints, migrate
+from server.db import checkpoints, kept_aside, migrate
 from server.db.connection import Database
 from server.db.named_files import NamedFile, list_named_files
 from server.services.manifests import faults_of
@@ -45,12 +45,14 @@ class Findings:
     Attributes:
         num_files: Files that rows name, and how many bytes they are.
         unnamed: Files that no row names: being written now, or left for the next sweep.
+        kept_aside: Files that only the copy of the database needs that was made before an upgrade.
     """
 
     num_files: int
     num_bytes: int
     problems: tuple[Problem, ...]
     unnamed: tuple[str, ...]
+    kept_aside: tuple[str, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -76,13 +78,15 @@ def verify(config: ServerConfig) -> Findings:
             for file in named:
                 problems += check_file(config.data_dir, file)
             unnamed = _unnamed(config.data_dir, {file.file.path for file in named})
+            kept = kept_aside.paths_kept(config.resolved_database_url)
     finally:
         database.close()
     return Findings(
         num_files=len(named),
         num_bytes=sum(file.file.num_bytes for file in named),
         problems=tuple(problems),
-        unnamed=tuple(unnamed),
+        unnamed=tuple(path for path in unnamed if path not in kept),
+        kept_aside=tuple(path for path in unnamed if path in kept),
     )
 
 

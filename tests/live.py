@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +22,15 @@ START_SECONDS = 120
 
 
 class LiveServer:
-    """`moontune serve --model tiny` on a free loopback port; a context manager."""
+    """`moontune serve --model tiny` on a free loopback port; a context manager.
+
+    Attributes:
+        program: What runs; of this checkout, unless a subclass names another release.
+        folder: Where it runs.
+    """
+
+    program: Sequence[str] = (sys.executable, "-m", "server")
+    folder = ROOT
 
     def __init__(self, data_dir: Path, *arguments: str, port: int = 0, **environment: str):
         self.data_dir = data_dir
@@ -32,7 +41,7 @@ class LiveServer:
         self.ready_line = ""
 
     def start(self) -> Self:
-        command = [sys.executable, "-m", "server", "--model", "tiny", "--port", str(self._port)]
+        command = [*self.program, "--model", "tiny", "--port", str(self._port)]
         command += ["--data-dir", str(self.data_dir), *self._arguments]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MOONTUNE_")}
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -42,7 +51,7 @@ class LiveServer:
         with log.open("a") as errors:
             self._process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=self.folder,
                 env={**clean, "OMP_NUM_THREADS": "1", **self._environment},
                 stdout=subprocess.PIPE,
                 stderr=errors,

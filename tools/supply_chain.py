@@ -2,6 +2,7 @@
 
     python -m tools.supply_chain check          counts and licences, of what is installed here
     python -m tools.supply_chain sbom           CycloneDX 1.6 as JSON, on stdout
+    python -m tools.supply_chain licences       docs/licences.md, on stdout
 
 The lock, `requirements.lock`, has the version and the SHA-256 of each file that `make setup` may
 install; only torch and what it brings for CUDA come by its own exact pins. Bar S11.
@@ -23,7 +24,13 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
+PAGE = Path(__file__).with_name("licences.template")
+"""What stands around the table of docs/licences.md."""
+
 MAX_PACKAGES = 40
+CUDA = ("nvidia-", "cuda-", "triton", "setuptools")
+"""What torch brings by its own exact pins: how the names begin."""
+
 LARGE = ("torch", "transformers", "peft")
 """Worlds of their own: what they need is not counted."""
 
@@ -46,6 +53,10 @@ _OLD_NAMES = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
 }
 """How packages say it that do not use SPDX yet."""
+
+
+Lock = dict[str, tuple[str, tuple[str, ...]]]
+"""Version and SHA-256 of each file by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +122,21 @@ def forbidden(packages: Iterable[Package]) -> list[str]:
     return [f"{p.name}: {p.licence}" for p in packages if not _is_allowed(p.licence)]
 
 
-def locked(text: str) -> dict[str, tuple[str, int]]:
-    """Version and number of hashes by name, of a lock file."""
-    found: dict[str, tuple[str, int]] = {}
+def locked(text: str) -> Lock:
+    """Read a lock file."""
+    found: Lock = {}
     for entry in re.split(r"\n(?=[A-Za-z0-9])", text):
         if match := re.match(r"([A-Za-z0-9._-]+)==([^\s;\\]+)", entry):
-            found[canonical(match[1])] = match[2], entry.count("--hash=sha256:")
+            hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})", entry)
+            found[canonical(match[1])] = match[2], tuple(hashes)
     return found
 
 
 def sbom(packages: dict[str, Package], *, version: str) -> dict[str, Any]:
     """The bill of materials; the same packages give the same bytes."""
     root = f"pkg:pypi/moontune@{version}"
-    components = [_component(packages[name]) for name in sorted(packages)]
+    lock = locked(LOCK.read_text())
+    components = [_component(packages[name], lock) for name in sorted(packages)]
     asked = {canonical(requirement.name) for requirement in declared("trainer", "postgres")}
     graph = [
         {"ref": root, "dependsOn": [_purl(packages[n]) for n in sorted(asked & set(packages))]}
@@ -154,10 +167,11 @@ def sbom(packages: dict[str, Package], *, version: str) -> dict[str, Any]:
     }
 
 
-def _component(package: Package) -> dict[str, Any]:
+def _component(package: Package, lock: Lock) -> dict[str, Any]:
+    """A package; torch, which is not in the lock, has no hashes."""
     is_one = re.fullmatch(r"[\w.-]+", package.licence) is not None
     licence = {"license": {"id": package.licence}} if is_one else {"expression": package.licence}
-    return {
+    component: dict[str, Any] = {
         "type": "library",
         "bom-ref": _purl(package),
         "name": package.name,
@@ -165,10 +179,50 @@ def _component(package: Package) -> dict[str, Any]:
         "purl": _purl(package),
         "licenses": [licence],
     }
+    version, hashes = lock.get(package.name, (None, ()))
+    if version == package.version:
+        files = {
+            "type": "distribution",
+            "url": f"https://pypi.org/project/{package.name}/{package.version}/",
+            "comment": "The SHA-256 of each file that the lock allows.",
+            "hashes": [{"alg": "SHA-256", "content": digest} for digest in hashes],
+        }
+        component["externalReferences"] = [files]
+    return component
 
 
 def _purl(package: Package) -> str:
     return f"pkg:pypi/{package.name}@{package.version}"
+
+
+def reasons() -> dict[str, str]:
+    """Why each package that the project asks for is there: the comment beside it."""
+    lines = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0].splitlines()
+    found = (re.search(r'"([A-Za-z0-9._-]+)[^"]*"(?:,|\])\s*#\s*(.+)', line) for line in lines)
+    by_name: dict[str, str] = {}
+    for match in found:
+        if match:
+            by_name.setdefault(canonical(match[1]), match[2])
+    return by_name
+
+
+def licence_page() -> str:
+    """The page docs/licences.md: what is installed with moontune, and the terms of the rest."""
+    kinds: dict[str, tuple[str, ...]] = {"runtime": ()}
+    kinds |= {extra: (extra,) for extra in ("trainer", "postgres", "dev")}
+    rows: dict[str, str] = {}
+    packages = installed(declared("trainer", "postgres", "dev"))
+    asked = {canonical(need.name) for need in declared("trainer", "postgres", "dev")}
+    why = reasons()
+    for kind, extras in kinds.items():
+        for name in installed(declared(*extras)):
+            if name in rows or name.startswith(CUDA):
+                continue
+            package = packages[name]
+            needed_by = [other for other, p in sorted(packages.items()) if name in p.needs]
+            reason = why[name] if name in asked else f"for {', '.join(needed_by)}"
+            rows[name] = f"| {name} | {package.version} | {package.licence} | {kind} | {reason} |"
+    return PAGE.read_text().format(rows="\n".join(rows[name] for name in sorted(rows)))
 
 
 def _needs(package: Distribution, extras: Iterable[str]) -> Iterable[Requirement]:
@@ -208,6 +262,9 @@ def main() -> int:
     packages = installed(declared("trainer", "postgres"))
     if sys.argv[1:] == ["sbom"]:
         print(json.dumps(sbom(packages, version=_version()), indent=1))
+        return 0
+    if sys.argv[1:] == ["licences"]:
+        print(licence_page(), end="")
         return 0
     if sys.argv[1:] != ["check"]:
         print(__doc__, file=sys.stderr)

@@ -97,4 +97,9 @@ def _tell(findings: Findings) -> None:
         typer.echo(f"{len(findings.unnamed)} files are named by nobody; a server sweeps them:")
         for path in findings.unnamed[:_MAX_SHOWN]:
             typer.echo(f"  {path}")
+    if findings.kept_aside:
+        typer.echo(
+            f"{len(findings.kept_aside)} files are kept for the copy of the database that was made"
+            " before its upgrade."
+        )
     typer.echo("All is there and right." if findings.is_good else "NOT all is there and right.")

@@ -10,18 +10,16 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, inspect, make_url, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from contract.errors import StorageFull
 from server.config import ServerConfig
+from server.db import kept_aside
 from server.db.connection import Database
 from server.db.meta import RELEASE
-from server.db.sqlite_copy import copy_sqlite, holds_the_same, remove_partial_copies
-from server.domain.clock import file_stamp
+from server.db.sqlite_copy import copy_sqlite, holds_the_same, remove_partial_copies, sqlite_path
 from server.release import release_name
-
-_BACKUP = ".backup"
 
 
 class SchemaError(Exception):
@@ -37,11 +35,11 @@ def upgrade(config: ServerConfig) -> None:
     """
     if config.database_url is None:
         config.data_dir.mkdir(parents=True, exist_ok=True)
-    path = _sqlite_path(config.resolved_database_url)
+    path = sqlite_path(config.resolved_database_url)
     database = Database(config.resolved_database_url)
     try:
         if path is not None:
-            remove_partial_copies(path.parent, f"{path.name}.*{_BACKUP}")
+            remove_partial_copies(path.parent, kept_aside.pattern(path))
         with database.writer.connect() as connection, connection.begin():
             current = _check(connection)
             if current == newest_schema():
@@ -136,13 +134,6 @@ def _folder() -> Path:
     return bundled if bundled.is_dir() else package.parent / "migrations"
 
 
-def _sqlite_path(url: str) -> Path | None:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    return Path(parsed.database)
-
-
 def _back_up(path: Path, revision: str) -> Path:
     """Copy a SQLite database next to itself while it may be in use; others have their own tools.
 
@@ -151,10 +142,10 @@ def _back_up(path: Path, revision: str) -> Path:
     Raises:
         SchemaError: There is no copy, and nothing is left of it.
     """
-    for kept in path.parent.glob(f"{path.name}.{revision}.*{_BACKUP}"):
+    for kept in kept_aside.copies(path, revision):
         if holds_the_same(kept, path):
             return kept
-    target = path.with_name(f"{path.name}.{revision}.{file_stamp()}{_BACKUP}")
+    target = kept_aside.new_copy(path, revision)
     try:
         copy_sqlite(path, target)
     except (OSError, sqlite3.Error, StorageFull) as error:

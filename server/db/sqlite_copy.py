@@ -7,11 +7,21 @@ from contextlib import closing, suppress
 from itertools import zip_longest
 from pathlib import Path
 
+from sqlalchemy import make_url
+
 from contract import disk, durable
 
 _PARTIAL = ".partial"
 _BESIDE = ("", "-journal", "-wal", "-shm")
 """What SQLite makes beside a database that it writes, and the database."""
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a database, if it is one."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
 
 
 def copy_sqlite(source: Path, target: Path) -> None:

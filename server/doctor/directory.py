@@ -13,13 +13,14 @@ from server.data_lock import LOCK_FILE, PRIVATE_FOLDER, Holder
 from server.doctor.machine import Machine
 from server.running import Caller, CallError
 from server.sweep_lease import LEASE_FILE
+from server.verification import FOLDERS
 from server.words import quoted, readable_bytes
 
 OURS = (
     f"{DATABASE_FILE}*",
     LOCK_FILE,
     LEASE_FILE,
-    "finetunes",
+    *FOLDERS,
     "logs",
     "spool",
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from contract.errors import EngineError
 from server.db import files as file_rows
-from server.db import finetunes
+from server.db import finetunes, kept_aside
 from server.db.connection import Database
 from server.domain.errors import ServiceError
 from server.files import StateFiles
@@ -28,6 +29,7 @@ class Cleanup:
         self._engine = engine
         self._tasks: set[asyncio.Task[None]] = set()
         self._postponed: set[str] = set()
+        self._kept_aside: set[Path] = set()
 
     def sweep_soon(self, finetune_id: str) -> None:
         """Sweep one finetune without making the caller wait."""
@@ -45,7 +47,12 @@ class Cleanup:
             self._start(self._drop_or_log(finetune_id))
 
     async def sweep_all(self) -> None:
-        """At start: remove what an earlier process left behind."""
+        """At start: remove what an earlier process left behind.
+
+        The copy of the database that was made before an upgrade is read once, here.
+        """
+        kept = await asyncio.to_thread(kept_aside.paths_kept, self._database.url)
+        self._kept_aside = self._files.absolute_paths(kept)
         await self._remove_unknown()
         known = await self._database.read(finetunes.list_all_ids)
         for finetune_id in await asyncio.to_thread(self._files.finetune_ids):
@@ -89,6 +96,8 @@ class Cleanup:
             pinned = self._files.absolute_paths(
                 await self._database.read(file_rows.pinned_paths, finetune_id)
             )
+            if pinned:  # a deleted finetune needs nothing, for the way back neither
+                pinned |= self._kept_aside
             unneeded = [path for path in idle if path not in pinned]
             if not unneeded:
                 return 0

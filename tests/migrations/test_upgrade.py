@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -20,7 +23,9 @@ from server.app import create_app
 from server.config import ServerConfig
 from server.db import migrate
 from server.db.connection import Database
+from server.db.kept_aside import paths_kept
 from server.db.models import Base, Finetune, TrainStep
+from server.verification import verify
 from tests.chaos.micro_checkpoint import write_micro_checkpoint
 from tests.factories import make_sft_group
 from tests.fakes import FAKE_MODEL, FakeEngine, FakeImageDecoder
@@ -29,6 +34,7 @@ from tests.migrations.recorded import MIGRATIONS, SCHEMAS, lay_out
 
 KILLED = 137
 TUNING = "/v1/tuning"
+OLDER = [schema for schema in SCHEMAS if schema != migrate.newest_schema()]
 
 
 @pytest.fixture
@@ -43,18 +49,26 @@ def recorded(request: pytest.FixtureRequest, config: ServerConfig) -> ServerConf
     return config
 
 
-@pytest.mark.anyio
-async def test_after_the_upgrade_a_client_goes_on_at_the_right_step(
-    recorded: ServerConfig,
-) -> None:
-    migrate.upgrade(recorded)
-    engine = FakeEngine(dataclasses.replace(FAKE_MODEL, digest=_base_digest(recorded)))
-    app = create_app(recorded, engine=engine, image_decoder=FakeImageDecoder())
+@asynccontextmanager
+async def serving(
+    config: ServerConfig,
+) -> AsyncGenerator[tuple[httpx.AsyncClient, FakeEngine]]:
+    engine = FakeEngine(dataclasses.replace(FAKE_MODEL, digest=_base_digest(config)))
+    app = create_app(config, engine=engine, image_decoder=FakeImageDecoder())
     transport = httpx.ASGITransport(app=app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
+        yield client, engine
+
+
+@pytest.mark.anyio
+async def test_after_the_upgrade_a_client_goes_on_at_the_right_step(
+    recorded: ServerConfig,
+) -> None:
+    migrate.upgrade(recorded)
+    async with serving(recorded) as (client, engine):
         listed = (await client.get(f"{TUNING}/finetunes")).json()["finetunes"]
         steps = {row["name"]: row for row in listed}
         assert "gone" not in steps
@@ -72,6 +86,59 @@ async def test_after_the_upgrade_a_client_goes_on_at_the_right_step(
         given = engine.commands("train_step")[0]
         for file in (given.adapter.weights, given.optimizer):
             assert _digest(Path(file.path)) == file.digest
+
+
+@pytest.mark.anyio
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("recorded", OLDER, indirect=True)
+async def test_while_the_copy_lies_there_the_way_back_has_its_files(
+    recorded: ServerConfig,
+) -> None:
+    before = _files(recorded)
+    migrate.upgrade(recorded)
+    async with serving(recorded) as (client, _):
+        trained = await _train(client, num_steps=3)
+    assert before <= _files(recorded)  # also the last two states, which nothing else needs now
+    findings = verify(recorded)
+    assert (findings.problems, findings.unnamed) == ((), ())
+    assert set(findings.kept_aside) < before
+
+    async with serving(recorded) as (client, _):
+        await client.delete(f"{TUNING}/finetunes/{trained}")
+    assert [path for path in _files(recorded) if trained in path] == []
+
+
+@pytest.mark.anyio
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("recorded", OLDER[:1], indirect=True)
+async def test_without_the_copy_they_go_at_the_next_start(recorded: ServerConfig) -> None:
+    migrate.upgrade(recorded)
+    async with serving(recorded) as (client, _):
+        await _train(client, num_steps=3)
+    kept = set(verify(recorded).kept_aside)
+    (copy,) = recorded.data_dir.glob("moontune.db.*.backup")
+    copy.unlink()
+    assert kept
+    assert kept <= _files(recorded)
+    async with serving(recorded):
+        assert kept & _files(recorded) == set()
+
+
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("recorded", OLDER[:1], indirect=True)
+def test_of_several_copies_the_newest_counts_and_a_damaged_one_for_nothing(
+    recorded: ServerConfig,
+) -> None:
+    migrate.upgrade(recorded)
+    url = recorded.resolved_database_url
+    needed = paths_kept(url)
+    assert needed == _files(recorded)
+    (copy,) = recorded.data_dir.glob("moontune.db.*.backup")
+    shutil.copy(copy, copy.with_name("moontune.db.0000.20990101T000000Z.backup"))
+    copy.with_name("moontune.db.mine.20990101T000000Z.backup").write_bytes(b"of somebody else")
+    assert paths_kept(url) == needed
+    copy.with_name("moontune.db.0005.20200101T000000Z.backup").write_bytes(b"not a database at all")
+    assert paths_kept(url) == set()
 
 
 @pytest.mark.e2e
@@ -124,6 +191,20 @@ def test_the_revisions_say_what_the_models_say(config: ServerConfig) -> None:
         settings.attributes["connection"] = connection
         command.check(settings)
     database.close()
+
+
+async def _train(client: httpx.AsyncClient, *, num_steps: int) -> str:
+    body = {"name": "trained", "rank": 8}
+    trained = (await client.post(f"{TUNING}/finetunes", json=body)).json()["finetune_id"]
+    body = {"finetune_id": trained, "groups": [make_sft_group()]}
+    for _ in range(num_steps):
+        assert (await client.post(f"{TUNING}/train_step", json=body)).status_code == 200
+    return trained
+
+
+def _files(config: ServerConfig) -> set[str]:
+    found = (config.data_dir / "finetunes").rglob("*.safetensors")
+    return {path.relative_to(config.data_dir).as_posix() for path in found}
 
 
 def _upgrade_and_die_at(config: ServerConfig, statement: int) -> bool:

@@ -7,25 +7,26 @@ import json
 import pytest
 
 from tools.supply_chain import (
+    CUDA,
     LARGE,
     LOCK,
     MAX_PACKAGES,
     ROOT,
+    Lock,
     Package,
     canonical,
     counted,
     declared,
     forbidden,
     installed,
+    licence_page,
     locked,
+    reasons,
     sbom,
 )
 
-CUDA = ("nvidia-", "cuda-", "triton", "setuptools")
-"""What torch brings by its own exact pins."""
 
-
-def lock() -> dict[str, tuple[str, int]]:
+def lock() -> Lock:
     return locked(LOCK.read_text())
 
 
@@ -39,7 +40,7 @@ def test_every_package_of_setup_is_locked_with_the_hash_of_each_of_its_files() -
         )
     }
     found = lock()
-    assert [name for name, (_, num_hashes) in found.items() if num_hashes == 0] == []
+    assert [name for name, (_, hashes) in found.items() if not hashes] == []
     for name, package in installed(declared("trainer", "postgres", "dev")).items():
         if name == "torch" or name.startswith(CUDA):
             assert name not in found
@@ -89,3 +90,26 @@ def test_the_bill_of_materials_names_every_package_and_what_it_needs() -> None:
     (pydantic,) = [ref for ref in refs if ref.startswith("pkg:pypi/pydantic@")]
     assert any(ref.startswith("pkg:pypi/pydantic-core@") for ref in graph[pydantic])
     assert pydantic in graph["pkg:pypi/moontune@0.1.0"]
+    by_name = {component["name"]: component for component in bill["components"]}
+    (files,) = by_name["pydantic"]["externalReferences"]
+    assert tuple(entry["content"] for entry in files["hashes"]) == lock()["pydantic"][1]
+    without = {name for name, found in by_name.items() if "externalReferences" not in found}
+    assert without == {name for name in packages if name == "torch" or name.startswith(CUDA)}
+
+
+def test_the_licence_page_is_the_one_that_is_written_from_what_is_installed() -> None:
+    assert (ROOT / "docs" / "licences.md").read_text() == licence_page(), "run `make docs`"
+
+
+def test_the_licence_page_has_the_versions_of_the_lock() -> None:
+    rows = [line.split(" | ") for line in licence_page().splitlines() if line.startswith("| ")]
+    versions = {cells[0].removeprefix("| "): cells[1] for cells in rows if len(cells) == 5}
+    assert versions.pop("Package") == "Version"
+    assert versions.pop("torch") == installed(declared("trainer"))["torch"].version
+    assert len(versions) > 80
+    assert versions == {name: lock()[name][0] for name in versions}
+
+
+def test_there_is_a_reason_for_every_package_that_is_asked_for() -> None:
+    asked = {canonical(need.name) for need in declared("trainer", "postgres", "dev")}
+    assert asked - set(reasons()) == set()

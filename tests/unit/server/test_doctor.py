@@ -126,6 +126,9 @@ def free_port() -> int:
 
 
 def test_who_is_well_hears_so(patient: Patient) -> None:
+    for ours in ("finetunes", "batches", "logs", "spool"):
+        (patient.data_dir / ours).mkdir(exist_ok=True)
+    (patient.data_dir / "moontune.db.0002.20261129T050000Z.backup").touch()
     findings = patient.findings()
     assert [f for f in findings if f.level is not Level.OK] == []
     assert is_well(findings)
