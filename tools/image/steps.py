@@ -125,7 +125,7 @@ def use(container: Container, image: Image, port: int, log: Path) -> None:
         expect(container.beside(server, ["moontune", "backup", "/backups/first"]), 0, "backup")
         status = container.stop(server, STOP_SECONDS)
     finally:
-        server.kill()
+        container.end(server)
     if status:
         raise SystemExit(f"after SIGTERM: exit status {status}\n{log.read_text()}")
     say("SIGTERM: exit status 0")
