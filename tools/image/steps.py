@@ -28,7 +28,7 @@ from tools.image.container import Container
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = "http://deb.debian.org/debian"
 VOLUMES = ["/data", "/models", "/backups"]
-READY_SECONDS = 120.0
+READY_SECONDS = 600.0
 STOP_SECONDS = 90.0
 BUILD_TOOLS = ("gcc", "cc", "c++", "ld", "make", "pip", "pip3", "uv", "git", "hatchling")
 INSIDE = "--inside"
