@@ -35,8 +35,8 @@ SITE := dist/site
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos proxies mutate cov check lint type imports fmt wheel \
-        constraints lock docker-lock sbom audit lint-docker image-steps docs site compat revision clean dist release-check
+.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos proxies mutate cov check lint type \
+        imports fmt wheel constraints lock docker-lock sbom audit lint-docker image-steps docs site compat revision clean dist release-check
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

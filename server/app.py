@@ -144,22 +144,22 @@ async def _start(services: Services) -> None:
     services.books.start()
     await services.ledger.open()
     await services.cleanup.sweep_all()
-    await services.batch_cleanup.start()
+    await services.batches.cleanup.start()
     await services.engine.start()
-    services.batch_runner.start()
+    services.batches.runner.start()
 
 
 async def close_services(services: Services) -> None:
     """Let what runs come to its end, as long as the grace lasts, and close everything; twice is
     once."""
-    services.batch_runner.give_up()
+    services.batches.runner.give_up()
     await services.dispatcher.close(grace_seconds=services.config.shutdown_grace_seconds)
-    await services.batch_runner.stop()
+    await services.batches.runner.stop()
     await services.engine.stop()
     await services.training.close()
     await services.downloads.close()
     await services.cleanup.close()
-    await services.batch_cleanup.close()
+    await services.batches.cleanup.close()
     await services.keys.close()
     await services.books.close()
     services.database.close()

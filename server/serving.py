@@ -254,7 +254,7 @@ class _Service:
         """Let uvicorn stop accepting, and see to it that what it waits for comes to an end."""
         self._server.should_exit = True
         dispatcher = self._services.dispatcher
-        self._services.batch_runner.give_up()
+        self._services.batches.runner.give_up()
         await dispatcher.close(grace_seconds=self._config.shutdown_grace_seconds)
         await self._engine.stop(at_once=dispatcher.num_running > 0)
         await asyncio.sleep(LAST_SECONDS)

@@ -13,7 +13,7 @@ from server.api.csv_text import csv_answer, wants_csv
 from server.api.deps import Account, ServicesDep, json_answer
 from server.api.openapi import lists
 from server.api.pagination import PageDep, page_body, query_integer
-from server.api.schemas.answers import RefusalPage, UsagePage
+from server.api.schemas.answers.accounts import RefusalPage, UsagePage
 from server.domain.errors import ValidationFailedError
 from server.domain.usage import MAX_MS, By
 

@@ -19,14 +19,14 @@ from server.api.json_body import Parsed
 from server.api.making import create_finetune, save_checkpoint
 from server.api.openapi import lists, reads, refuses
 from server.api.pagination import PageDep, page_body
-from server.api.schemas.answers import (
+from server.api.schemas.answers.adapters import (
     AdapterCreated,
     AdapterItem,
     AdapterPage,
-    Nothing,
     NumberedItem,
     NumberedPage,
 )
+from server.api.schemas.answers.shapes import Nothing
 from server.api.schemas.finetunes import CreateAdapterBody
 from server.db.models import Finetune
 from server.domain.errors import (

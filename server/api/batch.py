@@ -15,14 +15,14 @@ from server.api.json_body import Parsed, receive_body
 from server.api.openapi import lists, reads, reads_bytes, refuses
 from server.api.own_url import own_url
 from server.api.pagination import Cursor, Limit, PageQuery, page_body, page_query, query_integer
-from server.api.schemas.answers import (
+from server.api.schemas.answers.batches import (
     BatchBegun,
     BatchItem,
     BatchPage,
-    Done,
     PartKept,
     UploadBegun,
 )
+from server.api.schemas.answers.shapes import Done
 from server.api.schemas.batch import CompleteBody
 from server.db.models import BatchState
 from server.domain.clock import utc_text
@@ -61,7 +61,7 @@ def batch_page_query(limit: Limit = None, cursor: Cursor = None) -> PageQuery:
 async def create(account: Account, services: ServicesDep, action: Action = None) -> Response:
     """Begin an upload: `action=mpu-create`."""
     _require_action(action, "mpu-create")
-    batch = await services.uploads.create(account)
+    batch = await services.batches.uploads.create(account)
     key = f"requests/{account}/{batch.id}.jsonl"
     return json_answer({"fileId": batch.id, "uploadId": batch.upload_id, "key": key})
 
@@ -86,7 +86,7 @@ async def upload_part(
     length = request.headers.get("content-length", "")
     most = services.config.max_batch_part_bytes
     announced = int(length) if length.isdecimal() and int(length) <= most else 0
-    await services.uploads.require_open(account, file_id, upload_id, number, announced)
+    await services.batches.uploads.require_open(account, file_id, upload_id, number, announced)
     body = await receive_body(
         request,
         services.admission.bodies,
@@ -94,7 +94,7 @@ async def upload_part(
         within=services.config.queue_seconds(WorkClass.BATCH),
     )
     try:
-        etag = await services.uploads.put_part(account, file_id, upload_id, number, body)
+        etag = await services.batches.uploads.put_part(account, file_id, upload_id, number, body)
     finally:
         body.release()
     return json_answer({"etag": etag, "partNumber": number})
@@ -121,7 +121,7 @@ async def complete(
 ) -> Response:
     """Make a batch of an upload: `action=mpu-complete`; again, the same batch."""
     _require_action(action, "mpu-complete")
-    batch = await services.uploads.complete(
+    batch = await services.batches.uploads.complete(
         account,
         file_id,
         _sent(upload_id, "uploadId"),
@@ -145,7 +145,7 @@ async def abort(
 ) -> Response:
     """Forget an upload: `action=mpu-abort`; again, too."""
     _require_action(action, "mpu-abort")
-    await services.uploads.abort(account, file_id, _sent(upload_id, "uploadId"))
+    await services.batches.uploads.abort(account, file_id, _sent(upload_id, "uploadId"))
     return json_answer({"ok": True})
 
 
@@ -157,7 +157,7 @@ async def list_batches(
     query: Annotated[PageQuery, Depends(batch_page_query)],
 ) -> Response:
     """List batches, newest first."""
-    page = await services.batches.list(
+    page = await services.batches.results.list(
         account, before_ordinal=query.integer("ordinal", NEWEST), limit=query.limit
     )
     url = own_url(request, services.config)
@@ -167,7 +167,7 @@ async def list_batches(
 @router.get("/{file_id}", response_model=BatchItem, openapi_extra=refuses(BatchNotFoundError))
 async def get(request: Request, account: Account, file_id: str, services: ServicesDep) -> Response:
     """Return a batch, with new links to its results."""
-    shown = await services.batches.get(account, file_id)
+    shown = await services.batches.results.get(account, file_id)
     return json_answer(batch_item(shown, own_url(request, services.config)))
 
 

@@ -15,7 +15,7 @@ from server.api.chat_events import ChatForm
 from server.api.deps import CallerLeft, body_of, json_answer
 from server.api.json_body import Parsed
 from server.api.openapi import OF_ANSWERS, reads, streams
-from server.api.schemas.answers import ChatCompletion
+from server.api.schemas.answers.chat import ChatCompletion
 from server.api.schemas.chat import ChatBody
 from server.domain.clock import now_ms
 from server.domain.errors import UnsupportedParameterError

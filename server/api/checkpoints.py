@@ -15,7 +15,8 @@ from server.api.making import save_checkpoint
 from server.api.openapi import OF_WORK, lists, refuses
 from server.api.own_url import own_url
 from server.api.pagination import PageDep, page_body
-from server.api.schemas.answers import CheckpointPage, CheckpointSaved, Done, DownloadLink
+from server.api.schemas.answers.checkpoints import CheckpointPage, CheckpointSaved, DownloadLink
+from server.api.schemas.answers.shapes import Done
 from server.db.models import Checkpoint
 from server.domain.errors import (
     BaseModelMismatchError,

@@ -32,7 +32,7 @@ async def read_file(token: str, services: ServicesDep) -> Response:
     """Send a file, whole or a range of it; needs no key."""
     grant = await services.links.grant(token)
     if isinstance(grant, OutputGrant):
-        download = await services.batches.open(grant)
+        download = await services.batches.results.open(grant)
     else:
         download = await services.downloads.open(grant)
     sha256 = base64.b64encode(bytes.fromhex(download.digest)).decode()

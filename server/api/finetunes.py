@@ -13,7 +13,8 @@ from server.api.json_body import Parsed
 from server.api.making import create_finetune
 from server.api.openapi import lists, reads, refuses
 from server.api.pagination import PageDep, page_body
-from server.api.schemas.answers import Done, FinetuneCreated, FinetuneFound, FinetunePage
+from server.api.schemas.answers.finetunes import FinetuneCreated, FinetuneFound, FinetunePage
+from server.api.schemas.answers.shapes import Done
 from server.api.schemas.finetunes import CreateFinetuneBody
 from server.db.models import Finetune
 from server.domain.errors import (

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from server.api.deps import ServicesDep, json_answer
 from server.api.openapi import refuses
-from server.api.schemas.answers import Alive, Ready
+from server.api.schemas.answers.health import Alive, Ready
 from server.domain.errors import StartingError, WorkerUnavailableError
 from server.services.dispatch import refusal_of
 

@@ -15,7 +15,7 @@ from server.api.deps import CallerLeft, body_of, json_answer
 from server.api.event_stream import EventForm
 from server.api.json_body import Parsed
 from server.api.openapi import OF_ANSWERS, reads, streams
-from server.api.schemas.answers import (
+from server.api.schemas.answers.inference import (
     CaptionAnswer,
     DetectAnswer,
     PointAnswer,

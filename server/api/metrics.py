@@ -12,7 +12,7 @@ from server.api.deps import Account, ServicesDep, body_of, json_answer
 from server.api.json_body import Parsed
 from server.api.openapi import lists, reads
 from server.api.pagination import PageDep, PageQuery, page_body, query_integer
-from server.api.schemas.answers import MetricPage, MetricsLogged
+from server.api.schemas.answers.metrics import MetricPage, MetricsLogged
 from server.api.schemas.metrics import MetricsBody
 from server.domain.errors import FinetuneNotFoundError, ValidationFailedError
 from server.domain.rules import MAX_STEP

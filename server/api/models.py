@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from server.api.deps import Account, ServicesDep, json_answer
 from server.api.openapi import refuses
-from server.api.schemas.answers import ModelItem, ModelList
+from server.api.schemas.answers.chat import ModelItem, ModelList
 from server.domain.errors import (
     CheckpointNotFoundError,
     FinetuneNotFoundError,

@@ -25,7 +25,7 @@ from pydantic.json_schema import models_json_schema
 from server.api.deps import caller
 from server.api.examples import EXAMPLES
 from server.api.problems import status_on, type_of
-from server.api.schemas.answers import answer_examples
+from server.api.schemas.answers.shapes import answer_examples
 from server.domain.errors import (
     BaseModelMismatchError,
     BatchTooLargeError,

@@ -21,7 +21,7 @@ from server.api.deps import (
 )
 from server.api.json_body import Parsed
 from server.api.openapi import OF_PICTURES, OF_WORK, reads
-from server.api.schemas.answers import RolloutsAnswer
+from server.api.schemas.answers.rollouts import RolloutsAnswer
 from server.api.schemas.rollouts import RolloutsBody
 from server.domain.errors import BaseModelMismatchError, FinetuneNotFoundError, UnknownSkillError
 

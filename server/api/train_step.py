@@ -13,7 +13,8 @@ from server.api.deps import Account, ConfigDep, ServicesDep, body_of
 from server.api.json_body import Parsed
 from server.api.openapi import OF_PICTURES, OF_WORK, reads
 from server.api.resends import DeliveryDep, keyed_call, watched_answer
-from server.api.schemas.answers import Nothing, TrainStepAnswer
+from server.api.schemas.answers.shapes import Nothing
+from server.api.schemas.answers.train_step import TrainStepAnswer
 from server.api.schemas.train_step import TrainStepBody
 from server.domain.errors import (
     BaseModelMismatchError,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.batch_files import BatchFiles
 from server.config import ServerConfig
 from server.db.connection import Database
 from server.domain.seeds import SeedSource
@@ -12,12 +11,8 @@ from server.files import StateFiles
 from server.meters import Meters
 from server.services.adapters import Adapters
 from server.services.admission import Admission, build_admission
-from server.services.batches.cleanup import BatchCleanup
 from server.services.batches.lines import Lines, ReadLine
-from server.services.batches.results import Batches
-from server.services.batches.runner import BatchRunner
-from server.services.batches.uploads import BatchUploads
-from server.services.batches.work import BatchLimits, BatchWork
+from server.services.batches.wiring import BatchServices, build_batches
 from server.services.books import Books
 from server.services.checkpoints import Checkpoints
 from server.services.cleanup import Cleanup
@@ -68,10 +63,7 @@ class Services:
     models: Models
     inference: Inference
     links: Links
-    uploads: BatchUploads
-    batches: Batches
-    batch_runner: BatchRunner
-    batch_cleanup: BatchCleanup
+    batches: BatchServices
 
 
 def build_services(
@@ -105,17 +97,9 @@ def build_services(
     keyed = KeyedCalls(database)
     models = Models(database, engine, base_aliases=config.model_aliases)
     links = Links(database, seconds=config.download_link_seconds)
-    batch_files = BatchFiles(config.data_dir, min_free_bytes=config.min_free_bytes)
-    batch_cleanup = BatchCleanup(
-        database,
-        batch_files,
-        upload_seconds=config.batch_upload_seconds,
-        results_seconds=config.batch_results_seconds,
-    )
-    batch_work = BatchWork(
+    batches = build_batches(
+        config,
         database=database,
-        files=batch_files,
-        cleanup=batch_cleanup,
         lines=Lines(
             engine=engine,
             dispatcher=dispatcher,
@@ -126,16 +110,10 @@ def build_services(
         ),
         handover=handover,
         models=models,
-        limits=BatchLimits(
-            max_lines=config.max_batch_lines,
-            max_line_bytes=config.max_batch_line_bytes,
-            chunk_lines=config.batch_chunk_lines,
-            output_lines=config.max_batch_output_lines,
-            max_seconds=config.batch_max_seconds,
-            window=2 * config.max_batch_calls,
-        ),
+        quotas=quotas,
+        seeds=seeds,
+        links=links,
     )
-    batch_runner = BatchRunner(database, batch_work)
     return Services(
         config=config,
         engine=engine,
@@ -222,17 +200,5 @@ def build_services(
             queue_seconds=config.inference_queue_seconds,
         ),
         links=links,
-        uploads=BatchUploads(
-            database=database,
-            files=batch_files,
-            cleanup=batch_cleanup,
-            runner=batch_runner,
-            models=models,
-            quotas=quotas,
-            seeds=seeds,
-            max_bytes=config.max_batch_bytes,
-        ),
-        batches=Batches(database, batch_files, links, results_seconds=config.batch_results_seconds),
-        batch_runner=batch_runner,
-        batch_cleanup=batch_cleanup,
+        batches=batches,
     )

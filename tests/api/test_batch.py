@@ -120,8 +120,8 @@ def stored(service: Service) -> list[str]:
 
 async def settled(service: Service) -> None:
     """Wait until what has ended is swept: a batch is seen to have ended before its work has."""
-    await until(lambda: not service.app.state.services.batch_runner.num_running)
-    await service.app.state.services.batch_cleanup.settled()
+    await until(lambda: not service.app.state.services.batches.runner.num_running)
+    await service.app.state.services.batches.cleanup.settled()
 
 
 # --- the whole way
@@ -511,7 +511,7 @@ async def test_a_fault_of_our_own_fails_the_batch_in_the_end(
 ) -> None:
     monkeypatch.setattr("server.services.batches.runner.FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("server.services.batches.runner.MAX_FAILURES", 2)
-    lines = service.app.state.services.batch_runner._work._lines
+    lines = service.app.state.services.batches.runner._work._lines
 
     async def fail(*_words: Any) -> None:
         raise OSError(5, "Input/output error")
@@ -568,12 +568,12 @@ async def test_results_are_kept_a_week_and_uploads_a_day(service: Service) -> No
     shown = await ended(service, path := await submit(service, text_of([line()])))
     upload, upload_id = await begin(service)
     await put(service, upload, upload_id, 1, b"x")
-    started = services.batch_cleanup._now()
+    started = services.batches.cleanup._now()
 
     async def at(days: float) -> None:
-        for part in (services.batch_cleanup, services.batches):
+        for part in (services.batches.cleanup, services.batches.results):
             part._now = lambda: started + round(days * DAY_MS)
-        await services.batch_cleanup.remove_what_is_over()
+        await services.batches.cleanup.remove_what_is_over()
 
     await at(0.99)
     assert (await put(service, upload, upload_id, 2, b"x")).status_code == 200

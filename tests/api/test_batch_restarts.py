@@ -132,7 +132,7 @@ async def check(serve: Serve, folder: Path, client: Client) -> list[dict[str, An
         assert [row["id"] for row in rows] == [
             None if number == 4 else f"line-{number}" for number in range(NUM_LINES)
         ]
-        await service.app.state.services.batch_cleanup.settled()
+        await service.app.state.services.batches.cleanup.settled()
         assert stored(service) == ["output", "output"]
         findings = verify(service.config)
         assert (findings.problems, findings.unnamed) == ((), ())

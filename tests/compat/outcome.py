@@ -12,16 +12,9 @@ from typing import Self
 from tests.compat import node_calls
 from tests.compat.bench import Bench
 from tests.compat.case import Case
-from tests.compat.not_yet import NOT_YET
 
 WHY_NOT = {"node": node_calls.why_not}
 """By the program that a row needs: why it cannot be run here, or None."""
-
-
-def expected_outcome(case: Case) -> str:
-    """What the page has to say of a row."""
-    waits_for = NOT_YET.get(case.name)
-    return case.outcome if waits_for is None else f"not yet: {waits_for}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +27,7 @@ class Seen:
 
     @property
     def is_expected(self) -> bool:
-        return self.outcome == expected_outcome(self.case)
+        return self.outcome == self.case.outcome
 
 
 class Runner:
@@ -67,8 +60,6 @@ class Runner:
         try:
             observed = self.run(case)
         except Exception as error:
-            if case.name in NOT_YET:
-                return Seen(case=case, observed="", outcome=expected_outcome(case))
             said = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
             return Seen(case=case, observed="", outcome=f"fails: {said:.120}")
         return Seen(case=case, observed=observed, outcome=case.outcome)

@@ -13,8 +13,7 @@ from moondream.photon_client import PhotonClient
 
 from tests.compat.all_cases import CASES
 from tests.compat.case import Case
-from tests.compat.not_yet import NOT_YET
-from tests.compat.outcome import WHY_NOT, Runner, expected_outcome
+from tests.compat.outcome import WHY_NOT, Runner
 from tests.compat.page import PAGE, rows_of
 from tests.live import ROOT
 
@@ -28,25 +27,17 @@ IN_ORDER = sorted(CASES, key=lambda case: case.is_long)
 def test_row(case: Case, runner: Runner) -> None:
     if case.needs is not None and (reason := WHY_NOT[case.needs]()):
         pytest.skip(reason)
-    if case.name in NOT_YET:
-        assert runner.see(case).is_expected, "it works: take it from NOT_YET"
-    else:
-        runner.run(case)
-
-
-def test_nothing_is_left_for_later() -> None:
-    assert NOT_YET == {}
+    runner.run(case)
 
 
 def test_the_page_has_these_rows_and_outcomes() -> None:
-    wanted = [(case.client.value, case.call, expected_outcome(case)) for case in CASES]
+    wanted = [(case.client.value, case.call, case.outcome) for case in CASES]
     assert rows_of((ROOT / PAGE).read_text()) == wanted, "run `make compat`"
 
 
-def test_names_are_unique_and_later_ones_are_rows() -> None:
+def test_names_are_unique() -> None:
     counts = Counter(case.name for case in CASES)
     assert counts.most_common(1)[0][1] == 1
-    assert set(NOT_YET) <= set(counts)
 
 
 LOCAL = {"self", "kwargs"}

@@ -18,7 +18,7 @@ from tools.image.build import NAMES, Image, run
 
 TMP_OPTIONS = "mode=1777,size=1g,nosuid,nodev,noexec"
 _CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
-_PRIVATE = ("unshare", "--pid", "--fork", "--kill-child", "--mount")
+_PRIVATE = ("unshare", "--pid", "--fork", "--mount")
 _POWERLESS = ("setpriv", "--clear-groups", "--no-new-privs", "--bounding-set=-all")
 
 
@@ -90,6 +90,12 @@ class Container:
         """Send SIGTERM to process 1, as `docker stop` does; return its exit status."""
         os.kill(first_process(started), signal.SIGTERM)
         return started.wait(seconds)
+
+    def end(self, started: subprocess.Popen[bytes]) -> None:
+        """Have it gone, with all that is in its namespace; harmless twice."""
+        if started.poll() is None:
+            os.kill(first_process(started), signal.SIGKILL)
+            started.wait()
 
     def _command(self, argv: list[str]) -> list[str]:
         proc = self._image.root / "proc"

@@ -28,7 +28,7 @@ from tools.image.container import Container
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = "http://deb.debian.org/debian"
 VOLUMES = ["/data", "/models", "/backups"]
-READY_SECONDS = 120.0
+READY_SECONDS = 600.0
 STOP_SECONDS = 90.0
 BUILD_TOOLS = ("gcc", "cc", "c++", "ld", "make", "pip", "pip3", "uv", "git", "hatchling")
 INSIDE = "--inside"
@@ -125,7 +125,7 @@ def use(container: Container, image: Image, port: int, log: Path) -> None:
         expect(container.beside(server, ["moontune", "backup", "/backups/first"]), 0, "backup")
         status = container.stop(server, STOP_SECONDS)
     finally:
-        server.kill()
+        container.end(server)
     if status:
         raise SystemExit(f"after SIGTERM: exit status {status}\n{log.read_text()}")
     say("SIGTERM: exit status 0")
