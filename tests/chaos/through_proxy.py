@@ -21,8 +21,9 @@ from tests.chaos.waiting import until
 from tests.factories import make_image_url
 
 MIB = 1 << 20
-BODY_LIMIT = 104 * MIB
-LARGE_BODY_BYTES = 101 * MIB
+BELOW_LIMIT = 3 * MIB
+"""How much less than the limit the large body has that is to be taken."""
+
 KEY = "k"
 """The one that the SDK of the bars has."""
 
@@ -60,9 +61,10 @@ def look(
     verdict: Verdict,
 ) -> None:
     """Try all of it behind each of these; what is wrong goes into the verdict."""
+    limit = bench.count(commit=24, full=104) * MIB
     options = {
         "trusted_proxies": "127.0.0.1",
-        "max_train_body_bytes": BODY_LIMIT,
+        "max_train_body_bytes": limit,
         "api_key": KEY,
         "max_generation_tokens": STREAM_TOKENS,
     }
@@ -74,9 +76,9 @@ def look(
                 user = _User(proxy, certificate, verdict)
                 _headers(kind, folder / "echo", certificate, verdict)
                 _metrics(user)
-                _large_bodies(user, service)
+                _large_bodies(user, service, limit)
                 _streams(user, service)
-            figures[kind.name]["large_body_mb"] = LARGE_BODY_BYTES // MIB
+            figures[kind.name]["large_body_mb"] = (limit - BELOW_LIMIT) // MIB
 
 
 class _User:
@@ -197,23 +199,24 @@ def _metrics(user: _User) -> None:
 # --- bodies
 
 
-def _large_bodies(user: _User, service: Service) -> None:
+def _large_bodies(user: _User, service: Service, limit: int) -> None:
     history, _ = new_run(service)
     tuned = Client(history, user.tuning).create(f"large-{user.name}")
     step = {"finetune_id": tuned.id, "groups": [sft(0)], "lr": 1e-2}
     content = json.dumps(step).encode()
     headers = {"X-Moondream-Auth": KEY}
     path = "/v1/tuning/train_step"
-    answer = user.call("POST", path, content.ljust(LARGE_BODY_BYTES), headers)
+    answer = user.call("POST", path, content.ljust(limit - BELOW_LIMIT), headers)
     user.demand(answer.status == 200, f"a large body: {answer.status} {answer.code}")
     answer = user.call("POST", path, _pieces(content, 16), headers)
     user.demand(answer.status == 200, f"a chunked body: {answer.status} {answer.code}")
     num_before = _num_refused(service)
     try:
-        tuned.train([sft(0)], may_fail=True, padding="x" * BODY_LIMIT)
+        tuned.train([sft(0)], may_fail=True, padding="x" * limit)
         user.demand(False, "a body over the limit was accepted")
     except HTTPError as error:
         user.demand(error.code == 413, f"the SDK got {error.code}")
+    until(lambda: _num_refused(service) > num_before, "the refusal is logged")
     num_refused = _num_refused(service) - num_before
     user.demand(num_refused == 1, f"the SDK sent a body over the limit {num_refused} times")
     spoofed = user.call("POST", path, content, {**headers, **SAID, "Idempotency-Key": user.name})

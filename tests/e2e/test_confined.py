@@ -86,7 +86,7 @@ def test_a_step_is_trained_and_saved_with_one_writable_folder(tmp_path: Path) ->
         ft = md.ft("none", name="confined", rank=8, endpoint=f"{url}/v1/tuning")
         request = {"skill": "query", "question": "Who are you?"}
         group = {"mode": "sft", "request": request, "target": {"answer": "A moon."}}
-        assert ft.train_step([group], lr=1e-3)["step"] == 1  # pyright: ignore[reportArgumentType]
+        assert ft.train_step([group], lr=1e-3)["step"] == 1
         saved = ft.save_checkpoint()["checkpoint"]["step"]
         link = f"{url}/v1/tuning/finetunes/{ft.finetune_id}/checkpoints/{saved}/download"
         file = httpx.get(httpx.get(link, timeout=60.0).json()["url"], timeout=60.0)

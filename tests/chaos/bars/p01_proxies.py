@@ -248,7 +248,7 @@ def _race_exactly(
     verdict: Verdict,
 ) -> None:
     """Both ways that need no evidence of who took what; judged by the checker of all bars."""
-    num_calls = bench.count(commit=10, full=200)
+    num_calls = bench.count(commit=10, full=100)
     with bench.service("p01-exact", options=OPTIONS) as service, patience(CALM):
         service.start()
         history, _ = new_run(service)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def test_the_page_names_lines_that_the_files_have() -> None:
 def test_the_program_finds_no_fault_with_its_file(kind: Kind, tmp_path: Path) -> None:
     if kind.program is None:
         pytest.skip(f"{kind.name} is not installed")
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
     proxy = ReverseProxy(kind, tmp_path / "at-work", 8000, Certificate(tmp_path / "certificate"))
     check = "-t" if kind is NGINX else "-c"
     done = subprocess.run([*proxy.command(), check], capture_output=True, text=True, check=False)
