@@ -19,6 +19,8 @@ SDK_VERSION := 2.6.1
 # Tests and demos compare numbers: one thread each, so that a busy machine changes nothing but the time.
 ONE_THREAD := OMP_NUM_THREADS=1
 
+# While the shell lives, no package starts a service: what Debian's policy-rc.d is for.
+NO_SERVICES := p=/usr/sbin/policy-rc.d; [ -e $$p ] || { trap "rm -f $$p" EXIT; printf '\043!/bin/sh\nexit 101\n' > $$p; chmod 755 $$p; }
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
 # Tools that look at what is installed have environments of their own.
@@ -29,11 +31,12 @@ CHECK_JSONSCHEMA_VERSION := 0.39.0
 # The CUDA of torch's build: what its ranges would let in is kept to the same release.
 CUDA_VERSION := 13.0
 
+SITE := dist/site
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos mutate cov check lint type imports fmt wheel \
-        dist release-check constraints lock docker-lock sbom audit lint-docker image-steps docs compat revision clean
+.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos proxies mutate cov check lint type \
+        imports fmt wheel constraints lock docker-lock sbom audit lint-docker image-steps docs site compat revision clean dist release-check
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,12 +61,15 @@ postgres: ## PostgreSQL's programs, by apt-get, unless they are there (as root)
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || \
 	  { apt-get update -q && $(APT_INSTALL) postgresql; }
 
-# What single bars need besides: PostgreSQL, a clock that jumps, and the order of system calls.
+# What single bars need besides: PostgreSQL, a clock that jumps, the order of system calls, and two
+# reverse proxies, which are installed without starting their services.
 # They are skipped where it cannot be installed, and say so.
 chaos-programs:
 	-@$(MAKE) --no-print-directory postgres
 	-@command -v faketime >/dev/null || { apt-get update -q && $(APT_INSTALL) faketime; }
 	-@command -v strace >/dev/null || { apt-get update -q && $(APT_INSTALL) strace; }
+	-@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null && command -v haproxy >/dev/null || \
+	  { $(NO_SERVICES); apt-get update -q && $(APT_INSTALL) nginx haproxy openssl; }
 
 setup-bench: setup ## add what benchmarks compare against
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench,postgres]'
@@ -87,6 +93,10 @@ bars: setup ## a sample of the bars of reliability and security (five minutes)
 chaos: setup chaos-programs ## every bar of reliability at its full count, with a report (an hour)
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos full --lanes 2 --report $(CHAOS_REPORT).json; status=$$?; \
 	$(BIN)/python -m tests.chaos.render $(CHAOS_REPORT).json $(CHAOS_REPORT).md; exit $$status
+
+proxies: setup chaos-programs ## bar P1 behind nginx and HAProxy at its full count, with its figures in docs/proxies.md (ten minutes)
+	$(ONE_THREAD) $(BIN)/python -m tests.chaos full P1 --again --report benchmarks/results/proxies.json
+	$(BIN)/python -m tests.chaos.proxy_table
 
 mutate: setup ## faults in a copy of the model: which test notices each (four minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutate
@@ -126,19 +136,20 @@ constraints: setup-bench ## write constraints.txt from what .venv holds
 	( sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable --exclude moondream | sed 's/+cpu//' ) > constraints.new
 	mv constraints.new constraints.txt
 
+LOCKED := --universal --python-version 3.11 --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header -q
+
 # torch is not in it: its builds differ, and pin what they bring for CUDA. What else it needs is.
-lock: ## write requirements.lock, with the hashes of all files, from pyproject.toml and constraints.txt
+lock: ## write requirements.lock and docs/requirements.txt, with the hashes of all files
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install -q uv==$(UV_VERSION)
 	echo torch > $(VENV)-lock/excludes.txt
 	printf 'jinja2\nnetworkx\nsympy\n' | $(VENV)-lock/bin/uv pip compile pyproject.toml - --extra trainer --extra postgres \
-	  --extra dev -c constraints.txt --excludes $(VENV)-lock/excludes.txt --universal --python-version 3.11 \
-	  --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header -q -o requirements.lock
+	  --extra dev -c constraints.txt --excludes $(VENV)-lock/excludes.txt $(LOCKED) -o requirements.lock
+	$(VENV)-lock/bin/uv pip compile docs/requirements.in $(LOCKED) -o docs/requirements.txt
 
 # What the image installs: of requirements.lock what serving needs, the builder of the wheel, and torch
 # for CUDA with all that it brings. docker/torch-cpu.lock is kept by hand: PyPI has no such build.
-DOCKER_LOCK = $(VENV)-lock/bin/uv pip compile -c constraints.txt --universal --python-version 3.11 \
-	    --default-index https://pypi.org/simple --generate-hashes --no-annotate --no-header -q
+DOCKER_LOCK = $(VENV)-lock/bin/uv pip compile -c constraints.txt $(LOCKED)
 
 docker-lock: ## write docker/build.lock, packages.lock and torch-cuda.lock, with hashes
 	$(PYTHON) -m venv $(VENV)-lock
@@ -178,10 +189,20 @@ docs: setup ## write the pages that come from code
 	$(BIN)/python -m server.errors_page > docs/errors.md
 	$(BIN)/python -m server.openapi_document > docs/openapi.json
 	$(BIN)/python -m tools.supply_chain licences > docs/licences.md
+	$(BIN)/python -m trainer.memory_page > docs/memory.md
 
 compat: setup ## every client and script against a live server, written to docs/compatibility.md
 	$(ONE_THREAD) $(BIN)/python -m tests.compat.table --full > docs/compatibility.new; status=$$?; \
 	mv docs/compatibility.new docs/compatibility.md; exit $$status
+
+# Its own environment, since nothing else needs a site. Every warning is an error, and so is anything that is loaded from elsewhere.
+site: docs/requirements.txt ## build the documents into dist/site/, to be read without a network
+	$(PYTHON) -m venv $(VENV)-site
+	$(VENV)-site/bin/pip --disable-pip-version-check install -q --no-deps --require-hashes -r docs/requirements.txt
+	rm -rf $(SITE)
+	$(VENV)-site/bin/sphinx-build -q -W --keep-going -E -c docs -d $(SITE).doctrees . $(SITE)
+	cp $(SITE)/README.html $(SITE)/index.html
+	$(PYTHON) -m tests.docs.site $(SITE)
 
 revision: setup ## a new migration: make revision NAME=add_something
 	$(BIN)/alembic revision -m "$(NAME)"

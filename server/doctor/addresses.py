@@ -51,10 +51,17 @@ def check_address(machine: Machine, config: ServerConfig, holder: Holder | None)
 
 def check_exposure(config: ServerConfig) -> Finding:
     """Whether others can call without a key."""
-    if config.is_loopback:
+    if config.is_loopback and config.public_url is None:
         return ok("exposure", "Only this machine can call.")
     if config.api_key is not None or _has_keys(config):
         return ok("exposure", "Callers need a key.")
+    if config.is_loopback:
+        return warning(
+            "exposure",
+            "MOONTUNE_PUBLIC_URL leads others here, and there is no key: everybody who reaches it"
+            " could call.",
+            _MAKE_KEY,
+        )
     reach = f"{config.host} can be reached from other machines, and there is no key"
     if config.allow_open:
         return warning("exposure", f"{reach}: everybody who reaches it could call.", _MAKE_KEY)
@@ -111,7 +118,8 @@ def check_public_url(config: ServerConfig, holder: Holder | None) -> Finding | N
                 "public-url",
                 f"What stands at MOONTUNE_PUBLIC_URL refuses a body of {LARGE_BODY_BYTES >> 20} MiB"
                 f" {status}; pictures do not come through.",
-                "nginx: client_max_body_size 2g; proxy_request_buffering off; proxy_buffering off;",
+                "nginx: client_max_body_size 0; proxy_request_buffering off; proxy_buffering off;"
+                " (docs/proxies.md has whole files)",
             )
     return ok("public-url", "MOONTUNE_PUBLIC_URL leads here, and lets large bodies through.")
 

@@ -205,9 +205,9 @@ def _check_steps(
         if owner is None:
             verdict.violations.append(f"{name}: step {step} belongs to no call")
             continue
-        known = fingerprints.get(step, owner.fingerprint)
+        known = fingerprints.get(step, owner.identity)
         verdict.demand(
-            known == owner.fingerprint, f"{name}: the ledger has another body for step {step}"
+            known == owner.identity, f"{name}: the ledger has another body for step {step}"
         )
         bodies.append(owner.body)
     verdict.figures["applied"] = verdict.figures.get("applied", 0) + len(rows)
@@ -262,7 +262,7 @@ def _abandoned(calls: list[Call], fingerprints: dict[int, str], step: int) -> Ca
     """The abandoned call that a step was applied for; taken out of the list."""
     wanted = fingerprints.get(step)
     for call in calls:
-        if wanted in (None, call.fingerprint):
+        if wanted in (None, call.identity):
             calls.remove(call)
             return call
     return None

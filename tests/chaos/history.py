@@ -55,6 +55,14 @@ class Call:
         return hashlib.sha256(self.body).hexdigest()
 
     @property
+    def identity(self) -> str:
+        """What the ledger knows it by: the fingerprint, and its explicit key if it has one."""
+        if b'"idempotency_key"' not in self.body:
+            return self.fingerprint
+        told = f"{self.fingerprint} {self.payload['idempotency_key']}"
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    @property
     def payload(self) -> dict[str, Any]:
         return json.loads(self.body)
 

@@ -180,7 +180,7 @@ def test_one_gpu_is_reserved_where_cuda_is_and_nowhere_else() -> None:
 
 def readme_commands() -> list[list[str]]:
     """The lines of its blocks of commands."""
-    blocks = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line.split() for line in lines if line]
 

@@ -15,6 +15,7 @@ from server.api.examples import EXAMPLES
 from server.config_page import page
 from server.domain.error_catalogue import CATALOGUE, classes
 from server.services.observation import ALL_METRICS
+from trainer import memory_page
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -30,6 +31,10 @@ def test_the_errors_page_has_every_code_and_no_other() -> None:
 
 def test_the_openapi_document_is_the_one_that_the_routes_write() -> None:
     assert (DOCS / "openapi.json").read_text() == openapi_document.text(), "run `make docs`"
+
+
+def test_the_memory_page_is_the_one_that_the_formulas_write() -> None:
+    assert (DOCS / "memory.md").read_text() == memory_page.page(), "run `make docs`"
 
 
 def test_every_example_is_as_its_schema_says() -> None:

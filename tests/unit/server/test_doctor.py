@@ -386,6 +386,17 @@ def test_warnings_do_not_count(patient: Patient) -> None:
     assert is_well(findings)
 
 
+def test_a_public_address_in_front_of_an_open_server_is_warned_of(patient: Patient) -> None:
+    patient.has(environment={"MOONTUNE_PUBLIC_URL": "https://tune.example"})
+    found = patient.finding("exposure")
+    assert (found.level, "no key" in found.cause) == (Level.WARNING, True)
+    assert "moontune keys create" in found.cure
+    patient.has(
+        environment={"MOONTUNE_PUBLIC_URL": "https://tune.example", "MOONTUNE_API_KEY": CANARY}
+    )
+    assert patient.finding("exposure").level is Level.OK
+
+
 def test_a_check_that_breaks_is_told_and_the_others_go_on(patient: Patient) -> None:
     def break_down(_path: Path) -> int:
         raise RuntimeError(CANARY)
