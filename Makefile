@@ -35,7 +35,7 @@ SITE := dist/site
 CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres chaos-programs setup-bench demo serve test test-fast bars chaos proxies mutate cov check lint type \
+.PHONY: help setup postgres proxy-programs chaos-programs setup-bench demo serve test test-fast bars chaos proxies mutate cov check lint type \
         imports fmt wheel constraints lock docker-lock sbom audit lint-docker image-steps docs site compat revision clean dist release-check
 
 help: ## print these commands
@@ -61,15 +61,18 @@ postgres: ## PostgreSQL's programs, by apt-get, unless they are there (as root)
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || \
 	  { apt-get update -q && $(APT_INSTALL) postgresql; }
 
-# What single bars need besides: PostgreSQL, a clock that jumps, the order of system calls, and two
-# reverse proxies, which are installed without starting their services.
-# They are skipped where it cannot be installed, and say so.
+# What bar P1 needs; they are installed without starting their services.
+proxy-programs: ## nginx and HAProxy, by apt-get, unless they are there (as root)
+	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null && command -v haproxy >/dev/null || \
+	  { $(NO_SERVICES); apt-get update -q && $(APT_INSTALL) nginx haproxy openssl; }
+
+# What single bars need besides: PostgreSQL, two reverse proxies, a clock that jumps, and the order of
+# system calls. They are skipped where it cannot be installed, and say so.
 chaos-programs:
 	-@$(MAKE) --no-print-directory postgres
+	-@$(MAKE) --no-print-directory proxy-programs
 	-@command -v faketime >/dev/null || { apt-get update -q && $(APT_INSTALL) faketime; }
 	-@command -v strace >/dev/null || { apt-get update -q && $(APT_INSTALL) strace; }
-	-@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null && command -v haproxy >/dev/null || \
-	  { $(NO_SERVICES); apt-get update -q && $(APT_INSTALL) nginx haproxy openssl; }
 
 setup-bench: setup ## add what benchmarks compare against
 	$(PIP) install -q -c constraints.txt -e '.[trainer,dev,bench,postgres]'
