@@ -14,8 +14,9 @@ TITLE = "the API is killed and stopped under load"
 NUM_CLIENTS = 3
 RETURN_SECONDS = 5.0
 EXIT_SECONDS = GRACE_SECONDS + 2.0
-ENDURING = Patience(base_delay=0.1, max_delay=4.0)
-"""Outlasts the restart of an API on a busy machine, as the SDK's own 76 s do."""
+ENDURING = Patience(base_delay=0.2, max_delay=15.0)
+"""35 s on average, half of the SDK's own: outlasts an API that is stopped again as soon as it is
+ready, on a machine so busy that each of its starts takes many seconds."""
 
 
 def run(bench: Bench) -> Verdict:
