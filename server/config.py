@@ -72,7 +72,9 @@ class ServerConfig(BaseSettings):
         " it and without any of them the server is open: no key is needed.",
     )
     allow_open: bool = Field(
-        False, description="Allow open mode on an address other than the loopback."
+        False,
+        description="Allow open mode where others reach us: on an address other than the loopback,"
+        " or behind `public_url`.",
     )
     allowed_hosts: Names = Field((), description="Host names accepted in open mode, besides ours.")
     cors_origins: Names = Field((), description="Web origins that browsers may call from.")
@@ -341,7 +343,7 @@ class ServerConfig(BaseSettings):
     @property
     def may_be_open(self) -> bool:
         """Whether callers need no key as long as the database has none either."""
-        return self.api_key is None and (self.is_loopback or self.allow_open)
+        return self.api_key is None and (self.allow_open or not self.is_exposed)
 
     @property
     def limits(self) -> Limits:
@@ -352,6 +354,11 @@ class ServerConfig(BaseSettings):
             max_finetunes=self.max_finetunes,
             max_stored_bytes=self.max_stored_bytes,
         )
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can reach us: by the address, or by a proxy at `public_url`."""
+        return not self.is_loopback or self.public_url is not None
 
     @property
     def is_loopback(self) -> bool:

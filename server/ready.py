@@ -76,12 +76,12 @@ def key_state(config: ServerConfig, *, is_open: bool) -> str:
     if not is_open:
         own = "the one in MOONTUNE_API_KEY, or " if config.api_key is not None else ""
         return f"Callers need an API key: {own}one of `moontune keys list`."
-    if config.is_loopback and config.public_url is None:
+    if not config.is_exposed:
         return "No API key is needed; only this machine can call."
     if config.is_loopback:
         return (
             "No API key is needed: EVERYBODY who reaches MOONTUNE_PUBLIC_URL can call"
-            " (`moontune keys create` makes one)."
+            " (MOONTUNE_ALLOW_OPEN)."
         )
     return (
         "No API key is needed: EVERYBODY who reaches this address can call (MOONTUNE_ALLOW_OPEN)."

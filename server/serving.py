@@ -344,10 +344,12 @@ def _require_guard(config: ServerConfig) -> None:
     finally:
         database.close()
     if not num_made:
+        reach = f"The host {config.host} can be reached from other machines"
+        if config.is_loopback:
+            reach = "MOONTUNE_PUBLIC_URL leads others here"
         raise CannotServeError(
-            f"The host {config.host} can be reached from other machines, and there is no key: make"
-            " one with `moontune keys create`, set MOONTUNE_API_KEY, or set"
-            " MOONTUNE_ALLOW_OPEN=true to let everyone in."
+            f"{reach}, and there is no key: make one with `moontune keys create`, set"
+            " MOONTUNE_API_KEY, or set MOONTUNE_ALLOW_OPEN=true to let everyone in."
         )
 
 

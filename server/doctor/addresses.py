@@ -51,23 +51,18 @@ def check_address(machine: Machine, config: ServerConfig, holder: Holder | None)
 
 def check_exposure(config: ServerConfig) -> Finding:
     """Whether others can call without a key."""
-    if config.is_loopback and config.public_url is None:
+    if not config.is_exposed:
         return ok("exposure", "Only this machine can call.")
     if config.api_key is not None or _has_keys(config):
         return ok("exposure", "Callers need a key.")
-    if config.is_loopback:
-        return warning(
-            "exposure",
-            "MOONTUNE_PUBLIC_URL leads others here, and there is no key: everybody who reaches it"
-            " could call.",
-            _MAKE_KEY,
-        )
     reach = f"{config.host} can be reached from other machines, and there is no key"
+    instead = "--host 127.0.0.1"
+    if config.is_loopback:
+        reach = "MOONTUNE_PUBLIC_URL leads others here, and there is no key"
+        instead = "unset MOONTUNE_PUBLIC_URL"
     if config.allow_open:
         return warning("exposure", f"{reach}: everybody who reaches it could call.", _MAKE_KEY)
-    return fault(
-        "exposure", f"{reach}: serve refuses to start.", f"{_MAKE_KEY}, or --host 127.0.0.1"
-    )
+    return fault("exposure", f"{reach}: serve refuses to start.", f"{_MAKE_KEY}, or {instead}")
 
 
 def _has_keys(config: ServerConfig) -> bool:

@@ -249,7 +249,7 @@ class TestAddress:
         return f"{parts.scheme}://{parts.netloc}"
 
     async def test_public_url(self, serve: Serve) -> None:
-        async with serve(public_url="https://tune.example/") as service:
+        async with serve(public_url="https://tune.example/", allow_open=True) as service:
             assert await self.url(service) == "https://tune.example"
 
     async def test_forwarded_by_a_stranger(self, service: Service) -> None:

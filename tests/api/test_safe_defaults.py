@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
+from tests.api.conftest import Serve
 from tests.described import DOCS
 from tests.service import Service, refusal
 
@@ -51,6 +52,13 @@ async def ask(service: Service, method: str, path: str, **headers: str) -> httpx
 async def test_open_mode_answers_no_other_name_on_any_route(service: Service, host: str) -> None:
     for method, path in await every_route(service):
         refusal(await ask(service, method, path, Host=host), 403, "forbidden")
+
+
+async def test_behind_a_public_address_nobody_calls_without_a_key(serve: Serve) -> None:
+    """A proxy passes on `Host: localhost` as any other, so that the name guards nothing there."""
+    async with serve(public_url="https://tune.example") as service:
+        for host in ("localhost", "127.0.0.1", "tune.example"):
+            refusal(await ask(service, "GET", "/v1/models", Host=host), 401, "invalid_api_key")
 
 
 async def test_a_host_in_another_header_opens_nothing(service: Service) -> None:

@@ -23,6 +23,9 @@ from tests.chaos.waiting import until
 
 DEPLOY = CODE_ROOT / "deploy"
 
+MAX_STARTS = 5
+"""Of which all but the last may find that somebody took the port that was free."""
+
 NGINX_MAIN = """
 {user}
 daemon off;
@@ -121,7 +124,7 @@ class Certificate:
 
 
 class ReverseProxy:
-    """One of them at work; a context manager.
+    """One of them at work; a context manager. Each start is at a free port of its own.
 
     Args:
         changes: Of the text of its file, besides what is put in anyway; to measure what a line
@@ -139,20 +142,25 @@ class ReverseProxy:
         self.kind = kind
         self.folder = folder
         folder.mkdir(parents=True)
-        self.port = _free_port()
-        self.url = f"https://localhost:{self.port}"
-        values = {"port": self.port, "upstream": upstream, "folder": folder}
-        text = kind.text
-        for place, value in {**(changes or {}), **kind.places}.items():
-            assert place in kind.text, f"{kind.file.name} has no {place!r}"
-            text = text.replace(place, value.format(**values))
-        self._text = text
+        self.port = 0
+        self._upstream = upstream
+        self._places = {**(changes or {}), **kind.places}
         self._certificate = certificate
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
     def command(self) -> list[str]:
-        """Write what it reads; return how it is run."""
+        """Choose a port, and write what it reads; return how it is run."""
         assert self.kind.program is not None, f"{self.kind.name} is not installed"
+        self.port = _free_port()
+        values = {"port": self.port, "upstream": self._upstream, "folder": self.folder}
+        text = self.kind.text
+        for place, value in self._places.items():
+            assert place in self.kind.text, f"{self.kind.file.name} has no {place!r}"
+            text = text.replace(place, value.format(**values))
         certificate, key = (
             self._certificate.path.read_text(),
             self._certificate.key_path.read_text(),
@@ -160,14 +168,14 @@ class ReverseProxy:
         if self.kind is NGINX:
             (self.folder / "certificate.pem").write_text(certificate)
             (self.folder / "key.pem").write_text(key)
-            (self.folder / "site.conf").write_text(self._text)
+            (self.folder / "site.conf").write_text(text)
             main = self.folder / "main.conf"
             user = "user root;" if os.geteuid() == 0 else ""  # who else could not enter the folder
             main.write_text(NGINX_MAIN.format(folder=self.folder, user=user))
             return [self.kind.program, "-p", str(self.folder), "-c", str(main)]
         (self.folder / "both.pem").write_text(certificate + key)
         main = self.folder / "main.cfg"
-        main.write_text(HAPROXY_MAIN + self._text)
+        main.write_text(HAPROXY_MAIN + text)
         return [self.kind.program, "-db", "-f", str(main)]
 
     @property
@@ -175,19 +183,34 @@ class ReverseProxy:
         return self.folder / "stderr.log"
 
     def __enter__(self) -> Self:
-        with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(self.command(), stdout=log, stderr=log)
-        try:
-            until(self._listens, f"{self.kind.name} listens, see {self.log_path}", seconds=20.0)
-        except BaseException:
-            self.close()
-            raise
-        return self
+        for _ in range(MAX_STARTS):
+            with self.log_path.open("wb") as log:
+                self._process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+            try:
+                until(
+                    lambda: self._has_ended or self._answers(),
+                    f"{self.kind.name} listens, see {self.log_path}",
+                    seconds=20.0,
+                )
+            except BaseException:
+                self.close()
+                raise
+            if not self._has_ended:
+                return self
+        raise AssertionError(f"ended at each of {MAX_STARTS} starts: {self.log_path.read_text()}")
 
-    def _listens(self) -> bool:
+    @property
+    def _has_ended(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, self.log_path.read_text()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+        return self._process.poll() is not None
+
+    def _answers(self) -> bool:
+        """Whether who listens has the certificate: another one's listener has not."""
+        with (
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection,
+            self._certificate.context().wrap_socket(connection, server_hostname="localhost"),
+        ):
             return True
         return False
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.error import HTTPError
@@ -50,6 +52,7 @@ SAID = {
     "Forwarded": "for=203.0.113.9",
     "Via": "1.1 evil.example",
 }
+TOKEN, LOGGED = "a-token-to-hide", "what-is-logged"
 METRICS = ("/metrics", "//metrics", "/metrics/", "/%6detrics", "/v1/../metrics")
 
 
@@ -75,6 +78,7 @@ def look(
             with ReverseProxy(kind, folder, service.port, certificate) as proxy:
                 user = _User(proxy, certificate, verdict)
                 _headers(kind, folder / "echo", certificate, verdict)
+                _logs(kind, folder / "logs", certificate, verdict)
                 _metrics(user)
                 _large_bodies(user, service, limit)
                 _streams(user, service)
@@ -178,6 +182,21 @@ def _headers(kind: Kind, folder: Any, certificate: Certificate, verdict: Verdict
             user.demand(echo.of(name) == [value], f"{name} arrives as {echo.of(name)}")
         for name in SAID.keys() - told.keys():
             user.demand(echo.of(name) == [], f"{name} of the client arrives: {echo.of(name)}")
+
+
+def _logs(kind: Kind, folder: Path, certificate: Certificate, verdict: Verdict) -> None:
+    """No log has the token of a file, not even where the server is away; other addresses it has."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        port = nobody.getsockname()[1]
+        with ReverseProxy(kind, folder, port, certificate) as proxy:
+            user = _User(proxy, certificate, verdict)
+            for path in (f"/v1/files/{TOKEN}", f"/v1/{LOGGED}"):
+                answer = user.call("GET", path)
+                user.demand(answer.status in (502, 503), f"{path} is answered {answer.status}")
+    logged = "".join(path.read_text(errors="replace") for path in folder.glob("*.log"))
+    user.demand(LOGGED in logged, "the address of a call is not logged")
+    user.demand(TOKEN not in logged, "the token of a file is logged")
 
 
 def _metrics(user: _User) -> None:

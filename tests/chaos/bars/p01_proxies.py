@@ -1,7 +1,8 @@
 """P1: nginx and HAProxy in front, with the files of deploy/; http-api.md 4.3 and 19.
 
 a   time-outs drawn around a step's duration, byte-identical bodies, no key: no step is lost; those
-    that are doubled are counted, since a proxy reads answers that its client never sees
+    that are doubled are counted, since a proxy reads answers that its client never sees; the full
+    tier judges their share, of which a sample says nothing
 b   the same with `expected_step`, and with `idempotency_key`: none lost, none doubled
 c   what has to pass does (through_proxy.py): streams piece by piece, large bodies, our own 413, the
     headers of the API; what must not does not: /metrics, and what a client says of its own address
@@ -36,8 +37,8 @@ CALM = Patience(base_delay=0.01, max_delay=0.03)
 NUM_CALM = 10
 MIN_SECONDS = 0.002
 MAX_DOUBLED_SHARE = 0.2
-"""Of the calls. Measured are a few in a hundred; a proxy that hides its client's leaving doubles
-more steps than there are calls."""
+"""Of the calls, over the full count. Measured are a few in a hundred; behind a proxy that hides its
+client's leaving 46 and 34 (docs/proxies.md)."""
 
 OTHER_SETTINGS: dict[str, dict[str, dict[str, str]]] = {
     "nginx": {
@@ -159,7 +160,7 @@ def _race(
             doubled = seen["doubled"]
             verdict.demand(seen["lost"] == 0, f"{kind.name}: {seen['lost']} steps were lost")
             verdict.demand(
-                doubled <= MAX_DOUBLED_SHARE * num_calls,
+                not bench.is_full or doubled <= MAX_DOUBLED_SHARE * num_calls,
                 f"{kind.name}: {doubled} of {num_calls} steps were doubled",
             )
             abandoned = seen["abandoned_attempts"]

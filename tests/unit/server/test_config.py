@@ -90,8 +90,12 @@ def test_other_addresses_need_a_key_or_a_word(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.5.5.5", "::1", "localhost"])
-def test_the_loopback_needs_none(host: str) -> None:
+def test_the_loopback_needs_none_unless_a_public_address_leads_to_it(host: str) -> None:
     assert ServerConfig(host=host).is_loopback
+    assert ServerConfig(host=host).may_be_open
+    public = "https://tune.example"
+    assert not ServerConfig(host=host, public_url=public).may_be_open
+    assert ServerConfig(host=host, public_url=public, allow_open=True).may_be_open
 
 
 @pytest.mark.parametrize(

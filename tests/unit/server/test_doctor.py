@@ -191,6 +191,10 @@ def open_to_all(p: Patient) -> None:
     p.options["host"] = "0.0.0.0"
 
 
+def public_and_open(p: Patient) -> None:
+    p.has(environment={"MOONTUNE_PUBLIC_URL": "https://tune.example"})
+
+
 def misspelt_option(p: Patient) -> None:
     p.has(environment={"MOONTUNE_PROT": CANARY})
 
@@ -205,7 +209,8 @@ def proxy_for_all(p: Patient) -> None:
 
 def small_proxy(p: Patient) -> None:
     port = p.held.enter_context(stand_in(large_status=413))
-    p.has(environment={"MOONTUNE_PUBLIC_URL": f"http://127.0.0.1:{port}"})
+    url = f"http://127.0.0.1:{port}"
+    p.has(environment={"MOONTUNE_PUBLIC_URL": url, "MOONTUNE_API_KEY": CANARY})
     p.options["port"] = p.held.enter_context(stand_in())
     url = f"http://127.0.0.1:{p.options['port']}"
     p.held.enter_context(lock_data_directory(p.data_dir, url=url))
@@ -311,6 +316,7 @@ FAULTS: tuple[tuple[Callable[[Patient], None], str, str, str], ...] = (
     (strange_host, "address", r"192\.0\.2\.1 is no address of this machine", "--host 127"),
     (unknown_host, "address", "The host no host is not known", "--host 127"),
     (open_to_all, "exposure", "there is no key: serve refuses", "moontune keys create"),
+    (public_and_open, "exposure", "PUBLIC_URL leads .* serve refuses", "keys create .*unset"),
     (misspelt_option, "configuration", "MOONTUNE_PROT is not an option; MOONTUNE_PORT", "unset"),
     (wrong_value, "configuration", "max_groups: ", "moontune config check"),
     (proxy_for_all, "proxy", "NO_PROXY does not exempt 127", 'NO_PROXY="127.0.0.1,localhost'),
@@ -387,13 +393,12 @@ def test_warnings_do_not_count(patient: Patient) -> None:
 
 
 def test_a_public_address_in_front_of_an_open_server_is_warned_of(patient: Patient) -> None:
-    patient.has(environment={"MOONTUNE_PUBLIC_URL": "https://tune.example"})
+    public = {"MOONTUNE_PUBLIC_URL": "https://tune.example"}
+    patient.has(environment={**public, "MOONTUNE_ALLOW_OPEN": "true"})
     found = patient.finding("exposure")
     assert (found.level, "no key" in found.cause) == (Level.WARNING, True)
     assert "moontune keys create" in found.cure
-    patient.has(
-        environment={"MOONTUNE_PUBLIC_URL": "https://tune.example", "MOONTUNE_API_KEY": CANARY}
-    )
+    patient.has(environment={**public, "MOONTUNE_API_KEY": CANARY})
     assert patient.finding("exposure").level is Level.OK
 
 

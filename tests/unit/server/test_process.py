@@ -37,14 +37,19 @@ def test_beyond_the_loopback_it_serves_only_behind_a_key_or_a_word(tmp_path: Pat
         )
         database.write_blocking(revoke_key, made.row.id)
 
+    proxied = {"public_url": "https://tune.example"}
     with open_database(ServerConfig(data_dir=tmp_path)) as database:
         for options in ({}, {"host": "::1"}, {"host": "0.0.0.0", "allow_open": True},
-                        {"host": "0.0.0.0", "api_key": "secret"}):  # fmt: skip
+                        {"host": "0.0.0.0", "api_key": "secret"}, {**proxied, "allow_open": True},
+                        {**proxied, "api_key": "secret"}):  # fmt: skip
             guarded(**options)
         with pytest.raises(serving.CannotServeError, match="moontune keys create"):
             guarded(host="0.0.0.0")
+        with pytest.raises(serving.CannotServeError, match="MOONTUNE_PUBLIC_URL leads others here"):
+            guarded(**proxied)
         write(database)  # revoked at once: that lets nobody in, so it is safe to serve
         guarded(host="0.0.0.0")
+        guarded(**proxied)
 
 
 def test_children_that_work_for_strangers_inherit_no_secrets(

@@ -46,7 +46,8 @@ def test_the_banner_says_who_may_call_and_never_the_key() -> None:
     loopback = banner(ServerConfig(), url, MODEL, is_open=True)
     assert loopback.result == ready_line(url, MODEL)
     assert loopback.advice[0] == "No API key is needed; only this machine can call."
-    proxied = banner(ServerConfig(public_url="https://tune.example"), url, MODEL, is_open=True)
+    behind = ServerConfig(public_url="https://tune.example", allow_open=True)
+    proxied = banner(behind, url, MODEL, is_open=True)
     assert "EVERYBODY who reaches MOONTUNE_PUBLIC_URL" in proxied.advice[0]
     exposed = banner(ServerConfig(host="0.0.0.0", allow_open=True), url, MODEL, is_open=True)
     assert "EVERYBODY" in exposed.advice[0]
