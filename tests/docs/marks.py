@@ -60,7 +60,7 @@ NOT_RUN = (
         reason="takes seconds; runs in tests/e2e/test_travel.py",
     ),
     Mark(words="moontune doctor --data-dir", reason="takes seconds; tests.docs.follow runs it"),
-    Mark(words="pip install", reason="needs the network"),
+    Mark(words="pip install", page="docs/releasing.md", reason="needs the network"),
     Mark(words="cp .env.example", page="docker/README.md", reason="is about docker/"),
     Mark(words="docker", reason="there is no engine; make image-steps runs what an image does"),
     *(
@@ -75,8 +75,18 @@ NOT_RUN = (
     Mark(words="sudo", reason="changes the machine"),
     Mark(words="journalctl", reason="needs systemd"),
     Mark(words="cd", page="docs/cuda-box.md", reason="is about folders of that machine"),
-    Mark(words="moontune doctor --model", page="docs/cuda-box.md", reason="needs a GPU"),
-    Mark(words="createdb", reason="needs a PostgreSQL of its own"),
+    Mark(words="moontune doctor", page="docs/cuda-box.md", reason="needs a GPU"),
+    *(
+        Mark(words=words, page="docs/operations.md", reason="needs a PostgreSQL of its own")
+        for words in (
+            "createdb",
+            "pg_dump",
+            "pg_restore",
+            "cp -a data",
+            "cp -a data.copy",
+            "moontune verify --data-dir restored-data",
+        )
+    ),
 )
 
 APART = (

@@ -90,8 +90,9 @@ ft.train_step([{**rl, "rewards": [0, 1]}, sft])
 
 
 def parse_ini(text: str) -> None:
-    """Units of systemd may repeat a key."""
-    configparser.RawConfigParser(strict=False, delimiters=("=",)).read_string(text)
+    """Units of systemd may repeat a key; files of its environment have no section."""
+    parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
+    parser.read_string(f"[environment]\n{text}")
 
 
 def parse_http(text: str) -> None:
