@@ -166,6 +166,16 @@ def test_no_mark_is_stale() -> None:
         assert any(f'os.environ.get("{name}"' in block.code for block in BLOCKS), name
 
 
+def test_a_line_is_marked_as_a_whole_or_not_at_all() -> None:
+    for block in BLOCKS:
+        for line in lines_of(block.code) if block.language == "sh" else ():
+            marked = {
+                any(mark.meets(block.page, words) for mark in NOT_RUN)
+                for words in commands_of(line)
+            }
+            assert len(marked) <= 1, f"{block.place}: {line}: what is not marked would not run"
+
+
 def test_every_script_that_is_saved_is_run() -> None:
     for page in documents():
         saved = {block.file_name for block in blocks_of(page) if block.file_name}
