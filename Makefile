@@ -36,7 +36,7 @@ CHAOS_REPORT := benchmarks/results/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help setup postgres proxy-programs chaos-programs setup-bench demo serve test test-fast bars chaos proxies mutate cov check lint type \
-        imports fmt wheel constraints lock docker-lock sbom audit lint-docker image-steps docs site compat revision clean dist release-check
+        imports fmt wheel constraints lock docker-lock sbom audit lint-docker image-steps docs site follow compat revision clean dist release-check
 
 help: ## print these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -206,6 +206,9 @@ site: docs/requirements.txt ## build the documents into dist/site/, to be read w
 	$(VENV)-site/bin/sphinx-build -q -W --keep-going -E -c docs -d $(SITE).doctrees . $(SITE)
 	cp $(SITE)/README.html $(SITE)/index.html
 	$(PYTHON) -m tests.docs.site $(SITE)
+
+follow: setup ## docs/getting-started.md to the letter, from this commit, in an empty folder (minutes)
+	$(BIN)/python -m tests.docs.follow
 
 revision: setup ## a new migration: make revision NAME=add_something
 	$(BIN)/alembic revision -m "$(NAME)"

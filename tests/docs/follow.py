@@ -1,6 +1,6 @@
 """Follow docs/getting-started.md to the letter in an empty folder, and end as it ends.
 
-python -m tests.docs.follow [FOLDER]
+python -m tests.docs.follow [FOLDER], or `make follow`
 
 What is run are the page's own lines, in one shell, in order. Three things are added: the clone
 comes from this checkout (its last commit), a server is waited for, as a person would, and is
@@ -30,6 +30,7 @@ END_OF_FILE = "END_OF_THE_BLOCK"
 
 _WAIT = """\
 server=$!
+trap 'kill $server 2>/dev/null || true' EXIT
 until grep -q '^moontune ready: ' ready.txt; do kill -0 $server; sleep 0.2; done"""
 _STOP = """\
 kill -TERM $server

@@ -26,7 +26,10 @@ NOT_RUN = (
     Mark(words="git clone", reason="needs the network; tests.docs.follow clones the checkout"),
     Mark(words="cd moontune", reason="the folder of that clone"),
     Mark(words=". .venv/bin/activate", reason="tests have an environment"),
-    Mark(words="make", reason="sets up an environment; tests.docs.follow does it"),
+    *(
+        Mark(words="make", page=page, reason="sets up an environment; tests.docs.follow does it")
+        for page in ("README.md", "docs/getting-started.md")
+    ),
     Mark(words="moontune serve", reason="runs until it is stopped; one does, for all blocks"),
     Mark(words="moontune model pull", reason="fetches gigabytes"),
     Mark(
@@ -60,9 +63,13 @@ NOT_RUN = (
         reason="takes seconds; runs in tests/e2e/test_travel.py",
     ),
     Mark(words="moontune doctor --data-dir", reason="takes seconds; tests.docs.follow runs it"),
-    Mark(words="pip install", reason="needs the network"),
+    Mark(words="pip install", page="docs/releasing.md", reason="needs the network"),
     Mark(words="cp .env.example", page="docker/README.md", reason="is about docker/"),
-    Mark(words="docker", reason="there is no engine; make image-steps runs what an image does"),
+    Mark(
+        words="docker",
+        page="docker/README.md",
+        reason="there is no engine; make image-steps runs what an image does",
+    ),
     *(
         Mark(
             words=words,
@@ -71,12 +78,22 @@ NOT_RUN = (
         )
         for words in ("rm -f data/moontune.db", "cp data/moontune.db.0002.20261129T050000Z.backup")
     ),
-    Mark(words="nvidia-smi", reason="needs a GPU"),
-    Mark(words="sudo", reason="changes the machine"),
-    Mark(words="journalctl", reason="needs systemd"),
+    Mark(words="nvidia-smi", page="docs/cuda-box.md", reason="needs a GPU"),
+    Mark(words="sudo", page="docs/cuda-box.md", reason="changes the machine"),
+    Mark(words="journalctl", page="docs/cuda-box.md", reason="needs systemd"),
     Mark(words="cd", page="docs/cuda-box.md", reason="is about folders of that machine"),
-    Mark(words="moontune doctor --model", page="docs/cuda-box.md", reason="needs a GPU"),
-    Mark(words="createdb", reason="needs a PostgreSQL of its own"),
+    Mark(words="moontune doctor", page="docs/cuda-box.md", reason="needs a GPU"),
+    *(
+        Mark(words=words, page="docs/operations.md", reason="needs a PostgreSQL of its own")
+        for words in (
+            "createdb",
+            "pg_dump",
+            "pg_restore",
+            "cp -a data",
+            "cp -a data.copy",
+            "moontune verify --data-dir restored-data",
+        )
+    ),
 )
 
 APART = (

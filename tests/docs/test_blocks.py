@@ -90,8 +90,9 @@ ft.train_step([{**rl, "rewards": [0, 1]}, sft])
 
 
 def parse_ini(text: str) -> None:
-    """Units of systemd may repeat a key."""
-    configparser.RawConfigParser(strict=False, delimiters=("=",)).read_string(text)
+    """Units of systemd may repeat a key; files of its environment have no section."""
+    parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
+    parser.read_string(f"[environment]\n{text}")
 
 
 def parse_http(text: str) -> None:
@@ -163,6 +164,16 @@ def test_no_mark_is_stale() -> None:
     assert PRELUDES.keys() <= {page for page, language in used if language == "python"}
     for name in SCALES:
         assert any(f'os.environ.get("{name}"' in block.code for block in BLOCKS), name
+
+
+def test_a_line_is_marked_as_a_whole_or_not_at_all() -> None:
+    for block in BLOCKS:
+        for line in lines_of(block.code) if block.language == "sh" else ():
+            marked = {
+                any(mark.meets(block.page, words) for mark in NOT_RUN)
+                for words in commands_of(line)
+            }
+            assert len(marked) <= 1, f"{block.place}: {line}: what is not marked would not run"
 
 
 def test_every_script_that_is_saved_is_run() -> None:

@@ -41,7 +41,7 @@ FOREIGN_PROGRAMS = frozenset({"docker", "git", "nginx", "pip", "promtool", "psql
 """Whose options are not ours to know."""
 
 _SYSTEM = frozenset(
-    ["dev", "etc", "home", "mnt", "opt", "proc", "run", "srv", "sys", "tmp", "usr", "var"]
+    ["dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr", "var"]
 )
 """Folders at the root of a machine."""
 
