@@ -38,7 +38,9 @@ def restore(folder: Path, config: ServerConfig) -> Findings:
         durable.make_directory(data_dir)
         for file in (*backup.files, backup.database):
             durable.copy_file(_at(folder, file), data_dir / file.path)
-        migrate.upgrade(config)
+        copy = migrate.upgrade(config)
+        if copy is not None:  # the backup is the way back
+            durable.remove(copy)
         _begin_anew(config)
         findings = verify(config)
     except durable.DamagedFileError as error:
