@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -22,10 +23,12 @@ from sqlalchemy import Engine, event, select
 from structlog.testing import capture_logs
 
 from server.app import create_app
+from server.backup import BACKUP_FILE, FORMAT, Backup, BackupError, describe
 from server.config import ServerConfig
 from server.db import kept_aside, migrate
 from server.db.connection import Database
 from server.db.models import Base, Finetune, TrainStep
+from server.restore import restore
 from server.verification import verify
 from tests.chaos.micro_checkpoint import write_micro_checkpoint
 from tests.factories import make_sft_group
@@ -213,6 +216,25 @@ async def test_a_file_that_the_copy_alone_needs_is_missed_as_its_own(
     assert verify(recorded).problems == ()  # what was deleted does not come back, as it is said
 
 
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("recorded", OLDER, indirect=True)
+def test_an_older_backup_is_upgraded_where_it_is_restored_without_a_copy_aside(
+    recorded: ServerConfig, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    files = _files(recorded)
+    _describe_as_backup(recorded, request.node.callspec.params["recorded"])
+    restored = recorded.model_copy(update={"data_dir": tmp_path / "restored"})
+    findings = restore(recorded.data_dir, restored)
+    assert (findings.problems, findings.unnamed, findings.kept_aside) == ((), (), ())
+    assert _files(restored) == files
+    assert [*restored.data_dir.glob("*.backup")] == []
+
+    (recorded.data_dir / max(files)).unlink()
+    _describe_as_backup(recorded, request.node.callspec.params["recorded"])
+    with pytest.raises(BackupError, match="not whole"):
+        restore(recorded.data_dir, recorded.model_copy(update={"data_dir": tmp_path / "not-whole"}))
+
+
 @pytest.mark.e2e
 @pytest.mark.database("sqlite")
 def test_the_next_step_is_the_same_whatever_code_made_the_ones_before(
@@ -272,6 +294,20 @@ async def _train(client: httpx.AsyncClient, *, num_steps: int) -> str:
     for _ in range(num_steps):
         assert (await client.post(f"{TUNING}/train_step", json=body)).status_code == 200
     return trained
+
+
+def _describe_as_backup(config: ServerConfig, schema: str) -> None:
+    """Write what `moontune backup` of that time would say of the directory."""
+    folder = config.data_dir
+    backup = Backup(
+        format=FORMAT,
+        release="moontune of then",
+        schema=schema,
+        made_at="2026-11-29T05:00:00+00:00",
+        database=describe(folder, "moontune.db"),
+        files=tuple(describe(folder, path) for path in sorted(_files(config))),
+    )
+    (folder / BACKUP_FILE).write_text(json.dumps(dataclasses.asdict(backup)))
 
 
 def _only_copy(config: ServerConfig) -> Path:
