@@ -34,11 +34,14 @@ def restore(folder: Path, config: ServerConfig) -> Findings:
     data_dir = config.data_dir.resolve()
     require_empty(data_dir)
     try:
-        _compare(folder, backup.files)
+        if backup.schema == migrate.newest_schema():
+            _compare(folder, backup.files)  # of an older one the rows are read once upgraded
         durable.make_directory(data_dir)
         for file in (*backup.files, backup.database):
             durable.copy_file(_at(folder, file), data_dir / file.path)
-        migrate.upgrade(config)
+        copy = migrate.upgrade(config)
+        if copy is not None:  # the backup is the way back
+            durable.remove(copy)
         _begin_anew(config)
         findings = verify(config)
     except durable.DamagedFileError as error:

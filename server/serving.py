@@ -16,6 +16,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
+import structlog
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -43,6 +44,8 @@ from server.services.belonging import list_strangers
 from server.services.container import Services
 from server.silence import SilenceLimits
 from server.worker_process import WorkerLaunch, trainer_command
+
+_log = structlog.get_logger("server.serving")
 
 BACKLOG = 2048
 LAST_ARRIVAL_SECONDS = 0.1
@@ -322,7 +325,10 @@ def _upgrade(config: ServerConfig) -> None:
         CannotServeError: It cannot be opened, copied or upgraded, or a newer release made it.
     """
     try:
-        migrate.upgrade(config)
+        copy = migrate.upgrade(config)
+        if copy is not None:
+            num_bytes = copy.stat().st_size
+            _log.info("database_copied_aside", path=str(copy), num_bytes=num_bytes)
     except migrate.SchemaError as error:
         raise CannotServeError(str(error)) from error
     except (SQLAlchemyError, ImportError, OSError) as error:

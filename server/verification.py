@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from server.config import ServerConfig
-from server.db import checkpoints, kept_aside, migrate
+from server.db import checkpoints, finetunes, kept_aside, migrate
 from server.db.connection import Database
 from server.db.named_files import NamedFile, list_named_files
 from server.services.manifests import faults_of
@@ -29,8 +29,10 @@ class Problem:
     """Something that is not as it should be.
 
     Attributes:
-        kind: `missing`, `size`, `digest`, `manifest` or `database`.
-        path: Of the file, relative to the data directory; of the database where it is about that.
+        kind: `missing`, `size`, `digest`, `manifest` or `database`; `copy` where the database is
+            right and the way back to an older one is not.
+        path: Of the file, relative to the data directory; of the database or the copy where it is
+            about that.
     """
 
     kind: str
@@ -45,7 +47,8 @@ class Findings:
     Attributes:
         num_files: Files that rows name, and how many bytes they are.
         unnamed: Files that no row names: being written now, or left for the next sweep.
-        kept_aside: Files that only the copy of the database needs that was made before an upgrade.
+        kept_aside: Files that only copies of the database need that were made before its upgrades,
+            or that they may need while one cannot be read.
     """
 
     num_files: int
@@ -78,15 +81,17 @@ def verify(config: ServerConfig) -> Findings:
             for file in named:
                 problems += check_file(config.data_dir, file)
             unnamed = _unnamed(config.data_dir, {file.file.path for file in named})
-            kept = kept_aside.paths_kept(config.resolved_database_url)
+            aside = kept_aside.read(config.resolved_database_url)
+            deleted = database.read_blocking(finetunes.list_deleted_ids)
+            problems += _problems_of_copies(config.data_dir, aside, deleted)
     finally:
         database.close()
     return Findings(
         num_files=len(named),
         num_bytes=sum(file.file.num_bytes for file in named),
         problems=tuple(problems),
-        unnamed=tuple(path for path in unnamed if path not in kept),
-        kept_aside=tuple(path for path in unnamed if path in kept),
+        unnamed=tuple(path for path in unnamed if not aside.may_need(path)),
+        kept_aside=tuple(path for path in unnamed if aside.may_need(path)),
     )
 
 
@@ -132,6 +137,26 @@ def _database_problems(session: Session) -> Iterator[Problem]:
     for row in session.execute(text("PRAGMA foreign_key_check")):
         detail = f"row {row[1]} of {row[0]} names a row of {row[2]} that is not there"
         yield Problem(kind="database", path="moontune.db", detail=detail)
+
+
+def _problems_of_copies(
+    data_dir: Path, aside: kept_aside.Aside, deleted: set[str]
+) -> Iterator[Problem]:
+    """What is wrong with the way back; that a deleted finetune does not come back is right."""
+    for copy, reason in aside.unread.items():
+        yield Problem(
+            kind="copy",
+            path=copy.name,
+            detail=f"cannot be read: {reason}; no state of before is removed while it lies there."
+            f" {kept_aside.CURE.capitalize()}",
+        )
+    for path, copy in aside.needed.items():
+        if Path(path).parent.name not in deleted and not (data_dir / path).is_file():
+            yield Problem(
+                kind="copy",
+                path=path,
+                detail=f"is missing: {copy.name} is no whole way back; {kept_aside.CURE}",
+            )
 
 
 def _unnamed(data_dir: Path, named: set[str]) -> list[str]:

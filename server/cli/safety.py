@@ -99,7 +99,7 @@ def _tell(findings: Findings) -> None:
             typer.echo(f"  {path}")
     if findings.kept_aside:
         typer.echo(
-            f"{len(findings.kept_aside)} files are kept for the copy of the database that was made"
-            " before its upgrade."
+            f"{len(findings.kept_aside)} files are kept for copies of the database that were made"
+            " before its upgrades."
         )
     typer.echo("All is there and right." if findings.is_good else "NOT all is there and right.")

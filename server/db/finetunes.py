@@ -68,6 +68,11 @@ def list_all_ids(session: Session) -> set[str]:
     return set(session.scalars(select(Finetune.id)))
 
 
+def list_deleted_ids(session: Session) -> set[str]:
+    """Return the ids of every account's finetunes that were deleted."""
+    return set(session.scalars(select(Finetune.id).where(Finetune.deleted_at_ms.is_not(None))))
+
+
 def advance(session: Session, finetune_id: str, *, from_step: int, at_ms: int) -> bool:
     """Move a living finetune one step on; False if it was deleted or is at another step."""
     moved = session.execute(

@@ -26,8 +26,11 @@ class SchemaError(Exception):
     """The database has a schema that this release cannot use; the message says what to do."""
 
 
-def upgrade(config: ServerConfig) -> None:
+def upgrade(config: ServerConfig) -> Path | None:
     """Create the database, or bring an older one up to date after copying it aside.
+
+    Returns:
+        The copy, where one was needed.
 
     Raises:
         SchemaError: A newer release made it, it is not ours, or it could not be copied or
@@ -44,7 +47,7 @@ def upgrade(config: ServerConfig) -> None:
             current = _check(connection)
             if current == newest_schema():
                 _sign(connection)
-                return
+                return None
         kept = None if current is None or path is None else _back_up(path, current)
         try:
             with database.writer.connect() as connection, connection.begin():
@@ -56,6 +59,7 @@ def upgrade(config: ServerConfig) -> None:
                 f" {newest_schema()} and is as it was: {_first_line(error)}."
                 f"{f' A copy of it is {kept}.' if kept else ''}"
             ) from error
+        return kept
     finally:
         database.close()
 

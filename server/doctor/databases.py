@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from contract.findings import Finding, fault, ok, warning
 from server.config import DATABASE_FILE, ServerConfig
-from server.db import migrate
+from server.db import kept_aside, migrate
 from server.db.connection import Database
 from server.doctor.machine import Machine
 from server.masks import mask_url
-from server.words import quoted
+from server.words import quoted, readable_bytes
 
 SKEW_MS = 60_000
 """How far the clock may stand behind the newest row."""
@@ -31,6 +31,40 @@ def check_database(machine: Machine, config: ServerConfig) -> list[Finding]:
     if config.database_url is None:
         return _check_sqlite(machine, config)
     return _check_other(machine, config, config.database_url)
+
+
+def check_copies(config: ServerConfig) -> Finding | None:
+    """Whether copies from before an upgrade keep files from being removed."""
+    try:
+        aside = kept_aside.read(config.resolved_database_url)
+    except ArgumentError:
+        return None  # told of the database
+    for path, reason in aside.unread.items():
+        return warning(
+            "copies",
+            f"{path} cannot be read ({reason}); while it lies there no state of before is removed,"
+            " and the disk fills.",
+            f"rm {quoted(path)}, if you will not go back to the release that it is of",
+        )
+    if not aside.copies:
+        return ok("copies", "None is kept from before an upgrade.")
+    sizes = [size for path in aside.needed if (size := _size(config.data_dir / path)) is not None]
+    dates = ", ".join(sorted({kept_aside.made_on(copy) for copy in aside.copies}))
+    files = " ".join(quoted(copy) for copy in aside.copies)
+    return warning(
+        "copies",
+        f"The copy of the database of {dates} keeps the files that it names, also what was deleted"
+        f" since: {len(sizes)} files, {readable_bytes(sum(sizes))}.",
+        f"rm {files} and start the server again, if you will not go back to the release before"
+        " (moontune verify counts what only it needs)",
+    )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _check_sqlite(machine: Machine, config: ServerConfig) -> list[Finding]:

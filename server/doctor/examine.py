@@ -54,6 +54,7 @@ def examine(
         ("strangers", lambda: directory.check_strangers(config)),
         ("lock", lambda: directory.check_lock(machine, config, holder)),
         ("database", lambda: databases.check_database(machine, config)),
+        ("copies", lambda: databases.check_copies(config)),
         ("orphans", lambda: processes.check_orphans(machine)),
         (
             "trainer",

@@ -29,7 +29,8 @@ class Cleanup:
         self._engine = engine
         self._tasks: set[asyncio.Task[None]] = set()
         self._postponed: set[str] = set()
-        self._kept_aside: set[Path] = set()
+        self._aside: kept_aside.Aside | None = None
+        self._told_unread: set[Path] = set()
 
     def sweep_soon(self, finetune_id: str) -> None:
         """Sweep one finetune without making the caller wait."""
@@ -49,29 +50,47 @@ class Cleanup:
     async def sweep_all(self) -> None:
         """At start: remove what an earlier process left behind.
 
-        The copy of the database that was made before an upgrade is read once, here.
+        The copies of the database that were made before its upgrades are read once, here.
         """
-        kept = await asyncio.to_thread(kept_aside.paths_kept, self._database.url)
-        self._kept_aside = self._files.absolute_paths(kept)
-        await self._remove_unknown()
+        self._aside = None
+        await self._remove_unknown(await self._read_aside())
         known = await self._database.read(finetunes.list_all_ids)
         for finetune_id in await asyncio.to_thread(self._files.finetune_ids):
             if finetune_id in known:
                 await self._sweep_or_log(finetune_id)
 
-    async def _remove_unknown(self) -> None:
+    async def _read_aside(self) -> kept_aside.Aside:
+        """What the copies need; read again as long as one of them cannot be read."""
+        aside = self._aside
+        if aside is None or aside.unread:
+            self._aside = aside = await asyncio.to_thread(kept_aside.read, self._database.url)
+            for path, reason in aside.unread.items():
+                if path not in self._told_unread:
+                    self._told_unread.add(path)
+                    _log.warning(
+                        "copy_aside_not_readable",
+                        path=str(path),
+                        detail=f"{reason}; until it can be read no state of before is removed",
+                        cure=kept_aside.CURE,
+                    )
+        return aside
+
+    async def _remove_unknown(self, aside: kept_aside.Aside) -> None:
         """Remove what a create or an import left that died before its row.
 
         Nobody else is at it: no other server has this directory, and an import has the lease from
         before its first file until its row is there. What was trained is left alone, and all of it
-        if the database knows no finetune: then it may be the wrong database.
+        if the database knows no finetune: then it may be the wrong database. So is what a copy of
+        the database needs.
         """
+        for_way_back = {Path(path).parent.name for path in aside.needed}
         with self._files.sweeping() as may_remove:
             known = await self._database.read(finetunes.list_all_ids)
             for finetune_id in await asyncio.to_thread(self._files.finetune_ids):
                 if finetune_id in known:
                     continue
-                may_go = may_remove and bool(known)
+                may_go = may_remove and bool(known) and not aside.unread
+                may_go = may_go and finetune_id not in for_way_back
                 if may_go and await asyncio.to_thread(self._remove_begun, finetune_id):
                     _log.warning("unknown_finetune_folder_removed", finetune_id=finetune_id)
                 else:
@@ -89,6 +108,7 @@ class Cleanup:
 
     async def sweep(self, finetune_id: str) -> int:
         """Remove the files of one finetune that nobody holds and no row needs; return how many."""
+        aside = await self._read_aside()
         async with self._files.lock:
             # Listed before the rows are read: a file that is being committed meanwhile is held now
             # and therefore not listed.
@@ -97,9 +117,13 @@ class Cleanup:
                 await self._database.read(file_rows.pinned_paths, finetune_id)
             )
             if pinned:  # a deleted finetune needs nothing, for the way back neither
-                pinned |= self._kept_aside
+                own = f"finetunes/{finetune_id}/"
+                pinned |= self._files.absolute_paths(p for p in aside.needed if p.startswith(own))
             unneeded = [path for path in idle if path not in pinned]
             if not unneeded:
+                return 0
+            if pinned and aside.unread:  # nobody knows whether it needs them
+                self._postponed.add(finetune_id)
                 return 0
             with self._files.sweeping() as may_remove:
                 if not may_remove:  # a backup reads; the next sweep of any finetune makes it good

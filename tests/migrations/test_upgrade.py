@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import httpx
@@ -18,13 +20,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, event, select
+from structlog.testing import capture_logs
 
 from server.app import create_app
+from server.backup import BACKUP_FILE, FORMAT, Backup, BackupError, describe
 from server.config import ServerConfig
-from server.db import migrate
+from server.db import kept_aside, migrate
 from server.db.connection import Database
-from server.db.kept_aside import paths_kept
 from server.db.models import Base, Finetune, TrainStep
+from server.restore import restore
 from server.verification import verify
 from tests.chaos.micro_checkpoint import write_micro_checkpoint
 from tests.factories import make_sft_group
@@ -116,8 +120,7 @@ async def test_without_the_copy_they_go_at_the_next_start(recorded: ServerConfig
     async with serving(recorded) as (client, _):
         await _train(client, num_steps=3)
     kept = set(verify(recorded).kept_aside)
-    (copy,) = recorded.data_dir.glob("moontune.db.*.backup")
-    copy.unlink()
+    _only_copy(recorded).unlink()
     assert kept
     assert kept <= _files(recorded)
     async with serving(recorded):
@@ -126,19 +129,110 @@ async def test_without_the_copy_they_go_at_the_next_start(recorded: ServerConfig
 
 @pytest.mark.database("sqlite")
 @pytest.mark.parametrize("recorded", OLDER[:1], indirect=True)
-def test_of_several_copies_the_newest_counts_and_a_damaged_one_for_nothing(
+def test_what_any_of_several_copies_needs_is_needed(recorded: ServerConfig) -> None:
+    migrate.upgrade(recorded)
+    url = recorded.resolved_database_url
+    of_the_first = set(kept_aside.read(url).needed)
+    assert of_the_first == _files(recorded)
+    first = _only_copy(recorded)
+    for name in (
+        "moontune.db.0000.20990101T000000Z.backup",  # after a way back: an older schema, but later
+        "moontune.db.0005.20200101T000000Z.backup",
+    ):
+        other = shutil.copy(first, first.with_name(name))
+        with closing(sqlite3.connect(other)) as database, database:
+            database.execute("UPDATE train_steps SET weights_path = ? || step", (f"{name}/",))
+    first.with_name("moontune.db.mine.20990101T000000Z.backup").write_bytes(b"of somebody else")
+    aside = kept_aside.read(url)
+    assert (len(aside.copies), aside.unread) == (3, {})
+    others = set(aside.needed) - of_the_first
+    assert {path.split(".")[2] for path in others} == {"0000", "0005"}
+    assert of_the_first < set(aside.needed)
+
+
+@pytest.mark.anyio
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("content", [b"", b"not a database at all" * 500], ids=["empty", "damaged"])
+@pytest.mark.parametrize("recorded", OLDER[:1], indirect=True)
+async def test_while_a_copy_is_damaged_no_state_goes_and_that_is_said(
+    recorded: ServerConfig, content: bytes
+) -> None:
+    before = _files(recorded)
+    migrate.upgrade(recorded)
+    copy = _only_copy(recorded)
+    copy.write_bytes(content)
+    with capture_logs() as logs:
+        async with serving(recorded) as (client, _):
+            await _train(client, num_steps=4)
+            assert before <= _files(recorded)
+            findings = verify(recorded)
+            (problem,) = findings.problems
+            assert (problem.kind, problem.path) == ("copy", copy.name)
+            assert "no state of before is removed" in problem.detail
+            assert (findings.unnamed, set(findings.kept_aside) < _files(recorded)) == ((), True)
+            copy.unlink()  # which needs no restart
+            await _train(client, num_steps=1)
+    findings = verify(recorded)
+    assert (findings.problems, findings.unnamed, findings.kept_aside) == ((), (), ())
+    (told,) = [line for line in logs if line["event"] == "copy_aside_not_readable"]
+    assert told["path"] == str(copy)
+    assert told["cure"] == kept_aside.CURE
+
+
+@pytest.mark.anyio
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("recorded", OLDER[:1], indirect=True)
+async def test_a_copy_that_is_locked_for_a_while_loses_nothing(recorded: ServerConfig) -> None:
+    before = _files(recorded)
+    migrate.upgrade(recorded)
+    with closing(sqlite3.connect(_only_copy(recorded))) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with serving(recorded) as (client, _):
+            await _train(client, num_steps=3)
+            other.rollback()
+            await _train(client, num_steps=1)
+    assert before <= _files(recorded)
+    findings = verify(recorded)
+    assert (findings.problems, findings.unnamed) == ((), ())
+    assert set(findings.kept_aside) < before  # what was trained meanwhile is swept as ever
+
+
+@pytest.mark.anyio
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("recorded", OLDER[:1], indirect=True)
+async def test_a_file_that_the_copy_alone_needs_is_missed_as_its_own(
     recorded: ServerConfig,
 ) -> None:
     migrate.upgrade(recorded)
-    url = recorded.resolved_database_url
-    needed = paths_kept(url)
-    assert needed == _files(recorded)
-    (copy,) = recorded.data_dir.glob("moontune.db.*.backup")
-    shutil.copy(copy, copy.with_name("moontune.db.0000.20990101T000000Z.backup"))
-    copy.with_name("moontune.db.mine.20990101T000000Z.backup").write_bytes(b"of somebody else")
-    assert paths_kept(url) == needed
-    copy.with_name("moontune.db.0005.20200101T000000Z.backup").write_bytes(b"not a database at all")
-    assert paths_kept(url) == set()
+    async with serving(recorded) as (client, _):
+        trained = await _train(client, num_steps=3)
+    lost = min(verify(recorded).kept_aside)
+    (recorded.data_dir / lost).unlink()
+    (problem,) = verify(recorded).problems
+    assert (problem.kind, problem.path) == ("copy", lost)
+    assert _only_copy(recorded).name in problem.detail
+    async with serving(recorded) as (client, _):
+        await client.delete(f"{TUNING}/finetunes/{trained}")
+    assert verify(recorded).problems == ()  # what was deleted does not come back, as it is said
+
+
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("recorded", OLDER, indirect=True)
+def test_an_older_backup_is_upgraded_where_it_is_restored_without_a_copy_aside(
+    recorded: ServerConfig, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    files = _files(recorded)
+    _describe_as_backup(recorded, request.node.callspec.params["recorded"])
+    restored = recorded.model_copy(update={"data_dir": tmp_path / "restored"})
+    findings = restore(recorded.data_dir, restored)
+    assert (findings.problems, findings.unnamed, findings.kept_aside) == ((), (), ())
+    assert _files(restored) == files
+    assert [*restored.data_dir.glob("*.backup")] == []
+
+    (recorded.data_dir / max(files)).unlink()
+    _describe_as_backup(recorded, request.node.callspec.params["recorded"])
+    with pytest.raises(BackupError, match="not whole"):
+        restore(recorded.data_dir, recorded.model_copy(update={"data_dir": tmp_path / "not-whole"}))
 
 
 @pytest.mark.e2e
@@ -200,6 +294,25 @@ async def _train(client: httpx.AsyncClient, *, num_steps: int) -> str:
     for _ in range(num_steps):
         assert (await client.post(f"{TUNING}/train_step", json=body)).status_code == 200
     return trained
+
+
+def _describe_as_backup(config: ServerConfig, schema: str) -> None:
+    """Write what `moontune backup` of that time would say of the directory."""
+    folder = config.data_dir
+    backup = Backup(
+        format=FORMAT,
+        release="moontune of then",
+        schema=schema,
+        made_at="2026-11-29T05:00:00+00:00",
+        database=describe(folder, "moontune.db"),
+        files=tuple(describe(folder, path) for path in sorted(_files(config))),
+    )
+    (folder / BACKUP_FILE).write_text(json.dumps(dataclasses.asdict(backup)))
+
+
+def _only_copy(config: ServerConfig) -> Path:
+    (copy,) = config.data_dir.glob("moontune.db.*.backup")
+    return copy
 
 
 def _files(config: ServerConfig) -> set[str]:

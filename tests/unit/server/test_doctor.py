@@ -128,7 +128,6 @@ def free_port() -> int:
 def test_who_is_well_hears_so(patient: Patient) -> None:
     for ours in ("finetunes", "batches", "logs", "spool"):
         (patient.data_dir / ours).mkdir(exist_ok=True)
-    (patient.data_dir / "moontune.db.0002.20261129T050000Z.backup").touch()
     findings = patient.findings()
     assert [f for f in findings if f.level is not Level.OK] == []
     assert is_well(findings)
@@ -390,6 +389,22 @@ def test_warnings_do_not_count(patient: Patient) -> None:
     assert "thesis.tex" in warned["strangers"].cause
     assert "schema 0001; this release needs" in warned["database"].cause
     assert is_well(findings)
+
+
+def test_a_copy_of_before_an_upgrade_keeps_files_and_is_warned_of(patient: Patient) -> None:
+    path = patient.data_dir / "moontune.db.0002.20261129T050000Z.backup"
+    assert patient.finding("copies").level is Level.OK
+    shutil.copy(patient.data_dir / "moontune.db", path)
+    found = patient.finding("copies")
+    assert found.level is Level.WARNING
+    assert "of 2026-11-29 keeps the files that it names" in found.cause
+    assert found.cure.startswith(f"rm {path} and start the server again")
+    assert patient.finding("strangers").level is Level.OK
+    path.write_bytes(b"")
+    found = patient.finding("copies")
+    assert (found.level, f"{path} cannot be read" in found.cause) == (Level.WARNING, True)
+    assert found.cure.startswith(f"rm {path}, if you")
+    assert is_well(patient.findings())
 
 
 def test_a_public_address_in_front_of_an_open_server_is_warned_of(patient: Patient) -> None:
