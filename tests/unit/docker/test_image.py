@@ -13,7 +13,7 @@ from server.config import ENV_PREFIX, ServerConfig
 from tests.unit.docker import described
 from tools.image.context import files, is_ignored, patterns
 from tools.image.dockerfile import Copy, Env, Healthcheck, Run, Stage, expand, parse
-from tools.supply_chain import LOCK, locked
+from tools.supply_chain import LOCK, Lock, locked
 
 ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "docker"
@@ -70,7 +70,7 @@ def copies() -> list[Copy]:
     return [copy for stage in FILE.stages for copy in stage.of(Copy) if isinstance(copy, Copy)]
 
 
-def lock(name: str) -> dict[str, tuple[str, int]]:
+def lock(name: str) -> Lock:
     return locked((DOCKER / name).read_text())
 
 
@@ -236,7 +236,7 @@ def test_the_locks_hold_every_package_once_with_hashes(torch: str) -> None:
         assert not lock(first).keys() & lock(second).keys()
     for name in (*names, "build.lock"):
         assert lock(name)
-        assert all(count > 0 for _, count in lock(name).values()), name
+        assert all(files for _, files in lock(name).values()), name
 
 
 def test_the_locks_are_what_developers_have() -> None:
