@@ -169,6 +169,11 @@ def _schema(config: ServerConfig) -> str:
         database.close()
     if schema is None:
         raise BackupError("The database is empty; there is nothing to back up.")
+    if schema != migrate.newest_schema():
+        raise BackupError(
+            f"The database has schema {schema}, this release backs up {migrate.newest_schema()}:"
+            " use the release that made it, or start `moontune serve`, which copies and upgrades it."
+        )
     return schema
 
 

@@ -76,7 +76,11 @@ NOT_RUN = (
             page="docs/operations.md",
             reason="takes the database away; tests/migrations/test_first_release.py does it",
         )
-        for words in ("rm -f data/moontune.db", "cp data/moontune.db.0002.20261129T050000Z.backup")
+        for words in (
+            "cp data/moontune.db.0002.20261129T050000Z.backup",
+            "rm -f data/moontune.db-wal",
+            "mv data/back data/moontune.db",
+        )
     ),
     Mark(words="nvidia-smi", page="docs/cuda-box.md", reason="needs a GPU"),
     Mark(words="sudo", page="docs/cuda-box.md", reason="changes the machine"),

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, event, select
 from structlog.testing import capture_logs
 
 from server.app import create_app
-from server.backup import BACKUP_FILE, FORMAT, Backup, BackupError, describe
+from server.backup import BACKUP_FILE, FORMAT, Backup, BackupError, back_up, describe
 from server.config import ServerConfig
 from server.db import kept_aside, migrate
 from server.db.connection import Database
@@ -294,6 +294,15 @@ async def _train(client: httpx.AsyncClient, *, num_steps: int) -> str:
     for _ in range(num_steps):
         assert (await client.post(f"{TUNING}/train_step", json=body)).status_code == 200
     return trained
+
+
+@pytest.mark.parametrize("recorded", OLDER, indirect=True)
+def test_a_backup_of_an_older_schema_is_refused_in_a_sentence(
+    recorded: ServerConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(BackupError, match="use the release that made it"):
+        back_up(recorded, tmp_path / "backup")
+    assert not (tmp_path / "backup" / BACKUP_FILE).exists()
 
 
 def _describe_as_backup(config: ServerConfig, schema: str) -> None:
