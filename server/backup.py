@@ -172,7 +172,7 @@ def _schema(config: ServerConfig) -> str:
     if schema != migrate.newest_schema():
         raise BackupError(
             f"The database has schema {schema}, this release backs up {migrate.newest_schema()}:"
-            " use the release that made it, or start `moontune serve`, which copies and upgrades it."
+            " use the release that made it, or `moontune serve`, which copies and upgrades it."
         )
     return schema
 
