@@ -296,6 +296,7 @@ async def _train(client: httpx.AsyncClient, *, num_steps: int) -> str:
     return trained
 
 
+@pytest.mark.database("sqlite")  # the only kind that `moontune backup` copies
 @pytest.mark.parametrize("recorded", OLDER, indirect=True)
 def test_a_backup_of_an_older_schema_is_refused_in_a_sentence(
     recorded: ServerConfig, tmp_path: Path
