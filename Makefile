@@ -23,6 +23,9 @@ ONE_THREAD := OMP_NUM_THREADS=1
 NO_SERVICES := p=/usr/sbin/policy-rc.d; [ -e $$p ] || { trap "rm -f $$p" EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; printf '\043!/bin/sh\nexit 101\n' > $$p; chmod 755 $$p; }
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 
+# More processes than cores: a third of what tests do is to wait for a server.
+TEST_PROCESSES ?= 3
+
 # Tools that look at what is installed have environments of their own.
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
@@ -81,9 +84,12 @@ demo: setup ## train the bundled tiny Moondream with the official SDK, start to 
 serve: setup ## a server to work with (MODEL=tiny, DATA_DIR=data)
 	$(BIN)/moontune serve --model $(MODEL) --data-dir $(DATA_DIR)
 
-test: setup ## all tests, with coverage
+test: setup ## all tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+
+cov: setup ## all tests, and which lines they run, those of servers and workers with them (half as long again)
 	$(ONE_THREAD) $(BIN)/coverage erase
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --cov --cov-report=term
 
 test-fast: setup ## unit and property tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property

@@ -22,14 +22,19 @@ def group(number: int) -> dict[str, Any]:
 
 
 def main(
-    endpoint: str, api_key: str = "none", *, epochs: int = 1, num_evaluated: int = 8
+    endpoint: str,
+    api_key: str = "none",
+    *,
+    epochs: int = 1,
+    num_pictures: int = NUM_PICTURES,
+    num_evaluated: int = 8,
 ) -> dict[str, Any]:
     finetune = md.ft(
         api_key, name=f"colors-{time.time_ns()}", rank=8, endpoint=f"{endpoint}/v1/tuning"
     )
     right = 0
     for number in range(num_evaluated):
-        image, channel = speck(NUM_PICTURES + number)
+        image, channel = speck(num_pictures + number)
         answer = finetune.rollouts(
             "query", image=image, question=QUESTION, settings={"temperature": 0.0, "max_tokens": 4}
         )
@@ -38,7 +43,7 @@ def main(
     num_batches = num_sent_again = 0
     result: dict[str, Any] = {}
     for _ in range(epochs):
-        for first in range(0, NUM_PICTURES, BATCH_SIZE):
+        for first in range(0, num_pictures, BATCH_SIZE):
             groups = [group(number) for number in range(first, first + BATCH_SIZE)]
             num_batches += 1
             while True:
