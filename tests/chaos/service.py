@@ -200,9 +200,10 @@ class Service:
         """Every worker that was forked so far, in order."""
         if not self._record.exists():
             return []
+        whole, _, _ = self._record.read_text().rpartition("\n")  # the last line may be in writing
         return [
             Life(index=index, pid=life["pid"], argv=tuple(life["argv"]))
-            for index, life in enumerate(map(json.loads, self._record.read_text().splitlines()))
+            for index, life in enumerate(map(json.loads, whole.splitlines()))
         ]
 
     def worker(self) -> Life:

@@ -194,9 +194,13 @@ def _logs(kind: Kind, folder: Path, certificate: Certificate, verdict: Verdict) 
             for path in (f"/v1/files/{TOKEN}", f"/v1/{LOGGED}"):
                 answer = user.call("GET", path)
                 user.demand(answer.status in (502, 503), f"{path} is answered {answer.status}")
-    logged = "".join(path.read_text(errors="replace") for path in folder.glob("*.log"))
-    user.demand(LOGGED in logged, "the address of a call is not logged")
-    user.demand(TOKEN not in logged, "the token of a file is logged")
+            # A call is logged after its answer; all that is, once the proxy has ended.
+            until(lambda: LOGGED in _logged(folder), "the address of a call is logged")
+    user.demand(TOKEN not in _logged(folder), "the token of a file is logged")
+
+
+def _logged(folder: Path) -> str:
+    return "".join(path.read_text(errors="replace") for path in folder.glob("*.log"))
 
 
 def _metrics(user: _User) -> None:

@@ -47,9 +47,10 @@ def run(bench: Bench) -> Verdict:
         _parallel_steps(service, client, tuned, verdict)
         _other_between(tuned, verdict)
         _parallel_rollouts(service, client, tuned, verdict)
+        untrained = client.create("untrained")  # what was trained has learned to be brief
         service.stop()
         service.start(fault=SLOW_ROLLOUTS)
-        _orphan(service, tuned, verdict)
+        _orphan(service, untrained, verdict)
         verdict.add(check(service, history, bench.undisturbed, may_merge=True))
     verdict.figures["deliberate_repeats"] = num_repeats
     return verdict
