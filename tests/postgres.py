@@ -33,11 +33,12 @@ class PostgresServer:
     """One server; `start` after `stop` brings the same data back.
 
     Args:
+        programs: The folder that they are in.
         settings: Such as `fsync=off`, beside the default ones.
     """
 
     def __init__(self, programs: Path, settings: Sequence[str] = ()):
-        self._programs = programs
+        self.programs = programs
         self._settings = tuple(settings)
         self.folder = Path(tempfile.mkdtemp(prefix="moontune-postgres-"))
         self._user = _unprivileged_user()
@@ -55,7 +56,7 @@ class PostgresServer:
         """Start, and return when it answers."""
         log = (self.folder / "log").open("ab")
         settings = [word for setting in self._settings for word in ("-c", setting)]
-        command = [str(self._programs / "postgres"), "-D", f"{self.folder}/data"]
+        command = [str(self.programs / "postgres"), "-D", f"{self.folder}/data"]
         command += ["-c", "listen_addresses=", "-k", str(self.folder), *settings]
         with log:
             self._process = subprocess.Popen(
@@ -110,7 +111,7 @@ class PostgresServer:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # pyright: ignore
 
     def _run(self, program: str, *words: str) -> None:
-        command: Sequence[str] = [str(self._programs / program), *words]
+        command: Sequence[str] = [str(self.programs / program), *words]
         done = subprocess.run(
             command, user=self._user, cwd=self.folder, capture_output=True, text=True, check=False
         )

@@ -31,6 +31,7 @@ NOT_SERVED = frozenset({"docs/compatibility.md"})
 FOREIGN_NAMES: dict[str, str] = {
     "/backups": "a folder of a container",
     "/data": "a folder of a container",
+    "moontune_backups": "a volume of Docker",
     "moontune_data": "a volume of Docker",
     "moontune_postgres": "a volume of Docker",
     "moontune_restored": "a volume of Docker",
