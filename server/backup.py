@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,14 +129,17 @@ def describe(folder: Path, path: str) -> FileRef:
         return FileRef(path=path, digest=digest, num_bytes=file.seek(0, 2))
 
 
-def require_empty(folder: Path) -> None:
+def require_empty(folder: Path, *, but: Sequence[str] = ()) -> None:
     """Refuse a folder in which something is.
+
+    Args:
+        but: Names that may be there.
 
     Raises:
         BackupError: Naming it.
     """
     try:
-        is_empty = not folder.exists() or not any(folder.iterdir())
+        is_empty = not folder.exists() or not {path.name for path in folder.iterdir()} - {*but}
     except NotADirectoryError:
         is_empty = False
     if not is_empty:

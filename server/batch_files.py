@@ -116,12 +116,16 @@ class BatchFiles:
         return [path.name for path in self._root.iterdir() if _ULID_FOLDER.fullmatch(path.name)]
 
     def list_idle(self, batch_id: str) -> list[Path]:
-        """Return the files of a batch that nobody holds, left-overs of dead writers included."""
+        """Return the files of a batch that nobody holds, left-overs of dead writers included.
+
+        One that is released meanwhile has its row already, if it gets one at all.
+        """
         folder = self._root / batch_id
         if not folder.is_dir():
             return []
-        held = tuple(self._held)
-        return [path for path in folder.iterdir() if not any(name in path.name for name in held)]
+        paths = list(folder.iterdir())
+        held = tuple(self._held)  # after the list: whatever is in it was held before
+        return [path for path in paths if not any(name in path.name for name in held)]
 
     def remove(self, batch_id: str, paths: Iterable[Path]) -> int:
         """Remove files, and the folder if it is left empty; return how many files went."""

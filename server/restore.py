@@ -12,6 +12,7 @@ from contract.engine import FileRef
 from contract.errors import StorageFull
 from server.backup import BackupError, named_in, read_backup, require_empty
 from server.config import DATABASE_FILE, ServerConfig
+from server.data_lock import LOCK_FILE, DataDirectoryError, lock_data_directory
 from server.db import migrate
 from server.db.connection import Database
 from server.db.meta import next_epoch
@@ -21,12 +22,12 @@ from server.verification import Findings, verify
 def restore(folder: Path, config: ServerConfig) -> Findings:
     """Make the data directory of the configuration from a backup.
 
-    The database gets its name last, so that nobody serves a part. It gets a new epoch: no worker of
-    before can finish anything here.
+    The database gets its name last, and the directory is owned meanwhile, so that nobody serves a
+    part. It gets a new epoch: no worker of before can finish anything here.
 
     Raises:
         BackupError: The backup is not whole, damaged or of a newer release; or the data directory
-            is not empty.
+            is not empty, or belongs to somebody.
     """
     if config.database_url is not None:
         raise BackupError("A backup becomes a SQLite database; unset MOONTUNE_DATABASE_URL first.")
@@ -37,13 +38,20 @@ def restore(folder: Path, config: ServerConfig) -> Findings:
         if backup.schema == migrate.newest_schema():
             _compare(folder, backup.files)  # of an older one the rows are read once upgraded
         durable.make_directory(data_dir)
-        for file in (*backup.files, backup.database):
-            durable.copy_file(_at(folder, file), data_dir / file.path)
-        copy = migrate.upgrade(config)
-        if copy is not None:  # the backup is the way back
-            durable.remove(copy)
-        _begin_anew(config)
-        findings = verify(config)
+        with lock_data_directory(data_dir):
+            require_empty(data_dir, but=(LOCK_FILE,))  # still, now that nobody else can begin here
+            for file in backup.files:
+                durable.copy_file(_at(folder, file), data_dir / file.path)
+            if (data_dir / DATABASE_FILE).exists():
+                raise BackupError(f"Somebody made a {DATABASE_FILE} in {data_dir} meanwhile.")
+            durable.copy_file(_at(folder, backup.database), data_dir / backup.database.path)
+            copy = migrate.upgrade(config)
+            if copy is not None:  # the backup is the way back
+                durable.remove(copy)
+            _begin_anew(config)
+            findings = verify(config)
+    except DataDirectoryError as error:
+        raise BackupError(str(error)) from error
     except durable.DamagedFileError as error:
         raise BackupError(f"The backup is damaged: {error}.") from error
     except StorageFull as error:

@@ -2,14 +2,16 @@
 
 So does an import, whose files have no row yet.
 
-A lock file, held shared by readers and alone by a sweep; the kernel frees it whatever way its
-holder ends. A sweep that finds readers is postponed.
+A lock file, held shared by readers and alone by the process that sweeps; the kernel frees it
+whatever way its holder ends. A sweep that finds readers is postponed.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import threading
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,32 +19,55 @@ from pathlib import Path
 LEASE_FILE = "sweep.lock"
 _PRIVATE_FILE = 0o600
 
+_lock = threading.Lock()
+_descriptors: dict[Path, int] = {}
+_num_sweeps: Counter[Path] = Counter()
+"""Of this process, by directory: sweeps of different files share one lease."""
+
 
 @contextmanager
 def reading_all(data_dir: Path) -> Generator[None]:
-    """Let no file of the directory be removed until the block ends; waits for a sweep that runs."""
-    with _opened(data_dir) as descriptor:
+    """Let no file of the directory be removed until the block ends; waits for sweeps that run."""
+    descriptor = _open(data_dir)
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def sweeping(data_dir: Path) -> Generator[bool]:
     """Say whether files may be removed until the block ends."""
-    with _opened(data_dir) as descriptor:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-@contextmanager
-def _opened(data_dir: Path) -> Generator[int]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(data_dir / LEASE_FILE, flags, _PRIVATE_FILE)
+    may_remove = _begin_sweep(data_dir)
     try:
-        yield descriptor
+        yield may_remove
     finally:
-        os.close(descriptor)
+        if may_remove:
+            _end_sweep(data_dir)
+
+
+def _begin_sweep(data_dir: Path) -> bool:
+    with _lock:
+        if not _num_sweeps[data_dir]:
+            descriptor = _open(data_dir)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            _descriptors[data_dir] = descriptor
+        _num_sweeps[data_dir] += 1
+        return True
+
+
+def _end_sweep(data_dir: Path) -> None:
+    with _lock:
+        _num_sweeps[data_dir] -= 1
+        if not _num_sweeps[data_dir]:
+            del _num_sweeps[data_dir]
+            os.close(_descriptors.pop(data_dir))
+
+
+def _open(data_dir: Path) -> int:
+    return os.open(data_dir / LEASE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)

@@ -68,7 +68,7 @@ class Service:
 
     async def settled(self) -> None:
         """Wait for background work."""
-        await self.app.state.services.cleanup.close()
+        await self.app.state.services.cleanup.settled()
 
 
 async def until(condition: Callable[[], object]) -> None:

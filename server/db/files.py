@@ -11,17 +11,15 @@ NUM_STATES_KEPT = 2
 """The newest state, and the one before it, from which the newest step could be redone."""
 
 
-def pinned_paths(session: Session, finetune_id: str) -> set[str]:
+def pinned_paths(session: Session, finetune_id: str) -> set[str] | None:
     """Return the paths that a finetune needs: its last two states, its saved checkpoints
-    with the files that were made of them.
-
-    A deleted or unknown finetune needs none.
+    with the files that were made of them. None: it is deleted or unknown.
     """
     finetune = session.scalar(
         select(Finetune).where(Finetune.id == finetune_id, Finetune.deleted_at_ms.is_(None))
     )
     if finetune is None:
-        return set()
+        return None
     states = session.execute(
         select(TrainStep.weights_path, TrainStep.optimizer_path).where(
             TrainStep.finetune_id == finetune_id,

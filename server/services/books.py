@@ -89,7 +89,8 @@ class Books:
     async def close(self) -> None:
         """Write what is left; twice is once."""
         if self._flushing is not None:
-            self._flushing.cancel()
+            async with self._writing:  # what it has in hand is written before it is ended
+                self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
             self._flushing = None
         self._sized_at.clear()

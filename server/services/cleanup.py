@@ -16,6 +16,7 @@ from server.db.connection import Database
 from server.domain.errors import ServiceError
 from server.files import StateFiles
 from server.services.dispatch import SupervisedEngine
+from server.services.postponed import Postponed
 
 _log = structlog.get_logger("server.cleanup")
 
@@ -28,7 +29,7 @@ class Cleanup:
         self._files = files
         self._engine = engine
         self._tasks: set[asyncio.Task[None]] = set()
-        self._postponed: set[str] = set()
+        self._postponed = Postponed(self.sweep_soon)
         self._aside: kept_aside.Aside | None = None
         self._told_unread: set[Path] = set()
 
@@ -113,25 +114,31 @@ class Cleanup:
             # Listed before the rows are read: a file that is being committed meanwhile is held now
             # and therefore not listed.
             idle = await asyncio.to_thread(self._files.list_idle, finetune_id, self._files.held())
-            pinned = self._files.absolute_paths(
-                await self._database.read(file_rows.pinned_paths, finetune_id)
-            )
-            if pinned:  # a deleted finetune needs nothing, for the way back neither
+            named = await self._database.read(file_rows.pinned_paths, finetune_id)
+            is_living = named is not None
+            pinned = self._files.absolute_paths(named or ())
+            if is_living:  # a deleted finetune needs nothing, for the way back neither
                 own = f"finetunes/{finetune_id}/"
                 pinned |= self._files.absolute_paths(p for p in aside.needed if p.startswith(own))
             unneeded = [path for path in idle if path not in pinned]
             if not unneeded:
                 return 0
-            if pinned and aside.unread:  # nobody knows whether it needs them
+            if is_living and aside.unread:  # nobody knows whether it needs them
                 self._postponed.add(finetune_id)
                 return 0
             with self._files.sweeping() as may_remove:
-                if not may_remove:  # a backup reads; the next sweep of any finetune makes it good
+                if not may_remove:  # a backup reads
                     self._postponed.add(finetune_id)
                     return 0
                 return await asyncio.to_thread(self._files.remove, unneeded)
 
     async def close(self) -> None:
+        """Wait for the sweeps that were begun; begin no more."""
+        self._postponed.close()
+        await self.settled()
+        self._postponed.close()
+
+    async def settled(self) -> None:
         """Wait for the sweeps that were begun."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -148,13 +155,7 @@ class Cleanup:
         else:
             if num_removed:
                 _log.info("files_removed", finetune_id=finetune_id, num_files=num_removed)
-                self._sweep_postponed()
-
-    def _sweep_postponed(self) -> None:
-        """Removing works again: sweep what was put off."""
-        postponed, self._postponed = self._postponed, set()
-        for finetune_id in postponed:
-            self.sweep_soon(finetune_id)
+                self._postponed.sweep()  # removing works again
 
     async def _drop_or_log(self, finetune_id: str) -> None:
         try:

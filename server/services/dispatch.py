@@ -330,6 +330,7 @@ class Dispatcher:
         )
 
     def _begin(self, place: Place) -> None:
+        assert not place.is_running, "a place has one turn"
         self._classes.move_to_end(place.work_class)
         self._num_running[place.work_class] += 1
         self._num_of_lane[place.account_id, place.lane] += _counts(place)

@@ -138,6 +138,7 @@ class Ledger:
         self._clock = clock
         self._runs: dict[Identity, Run] = {}
         self._newest: dict[tuple[str, str], Answered | None] = {}
+        self._doubts: dict[tuple[str, str], object] = {}
         self._marking: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -174,9 +175,9 @@ class Ledger:
                 self._meters.count(STEPS_JOINED)
                 _log.info("step_joined", finetune_id=identity.finetune_id)
                 return run
-            if identity.finetune_key not in self._newest:
-                row = await self._read(identity)
-                self._newest.setdefault(identity.finetune_key, self._answered(row))
+            key = identity.finetune_key
+            if key not in self._newest or key in self._doubts:
+                await self._look_up(identity)
                 continue
             newest = self.newest(identity)
             if newest is None:
@@ -221,8 +222,8 @@ class Ledger:
         answered.carried_by(delivery, lambda: self._mark_soon(identity.finetune_id, answered.seq))
 
     async def read_newest(self, identity: Identity) -> Answered | None:
-        """The newest committed step of the finetune as its row tells, if it is this request's."""
-        self._newest[identity.finetune_key] = self._answered(await self._read(identity))
+        """The newest committed step of the finetune as rows tell, if it is this request's."""
+        await self._look_up(identity)
         return self.newest(identity)
 
     def replayed(self, identity: Identity, answered: Answered, delivery: Delivery) -> None:
@@ -241,9 +242,25 @@ class Ledger:
     def forget(self, account_id: str, finetune_id: str) -> None:
         """The finetune is deleted."""
         self._newest.pop((account_id, finetune_id), None)
+        self._doubts.pop((account_id, finetune_id), None)
 
-    async def _read(self, identity: Identity) -> TrainRequest | None:
-        return await self._database.read(_newest, identity.account_id, identity.finetune_id)
+    def doubt(self, account_id: str, finetune_id: str) -> None:
+        """A step failed, and may have been committed all the same: rows are asked before the next.
+
+        What is known of the deliveries of the step before it is kept: the row may lack it.
+        """
+        self._doubts[account_id, finetune_id] = object()
+
+    async def _look_up(self, identity: Identity) -> None:
+        """Learn from rows of a step that is newer than the one that is known."""
+        key = identity.finetune_key
+        doubt = self._doubts.get(key)
+        row = await self._database.read(_newest, identity.account_id, identity.finetune_id)
+        if self._doubts.get(key) is doubt:  # else a step failed meanwhile
+            self._doubts.pop(key, None)
+        known, told = self._newest.get(key), self._answered(row)
+        if known is None or (told is not None and told.step > known.step):
+            self._newest[key] = told
 
     def _answered(self, row: TrainRequest | None) -> Answered | None:
         if row is None or row.step is None:

@@ -127,7 +127,8 @@ class Rollouts:
     async def _turn(self, place: Place, patience: Patience) -> ModelInfo:
         """Wait for the turn and a worker, as long as who waits now has patience."""
         begin_before = patience.since + self._seconds_to_start()
-        await place.turn(within=begin_before - place.taken_at)
+        if not place.is_running:  # else it has its turn, and only the worker came too late
+            await place.turn(within=begin_before - place.taken_at)
         return await self._handover.loaded_model(before=begin_before)
 
     def _seconds_left(self, patience: Patience) -> float:

@@ -118,7 +118,7 @@ class StepWork:
             try:
                 return await self._train(identity, order, state, images, row, begin_before)
             except BaseException:
-                self._ledger.forget(identity.account_id, identity.finetune_id)
+                self._ledger.doubt(identity.account_id, identity.finetune_id)
                 await self._drop(row)
                 raise
             finally:

@@ -8,7 +8,7 @@ from contract import faults
 from contract.work import WorkClass
 from server.db.connection import Database
 from server.domain.delivery import Delivery, Fate
-from server.domain.errors import ServiceError, StepConflictError
+from server.domain.errors import FinetuneNotFoundError, StepConflictError
 from server.services.adapters import Adapters
 from server.services.dispatch import Dispatcher
 from server.services.handover import Handover
@@ -133,6 +133,6 @@ class Training:
             return await self._database.read(
                 stored_answer, identity.account_id, identity.finetune_id, answered.step
             )
-        except ServiceError:
+        except FinetuneNotFoundError:
             self._ledger.forget(identity.account_id, identity.finetune_id)
             raise

@@ -6,7 +6,9 @@ import asyncio
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ from contract.work import WorkClass
 from server.backup import back_up
 from server.config import ServerConfig
 from server.restore import restore
+from server.sweep_lease import reading_all
 from server.verification import verify
 from tests.accounts import calling_with, flushed, make_key, rows
 from tests.api.conftest import Serve
@@ -519,6 +522,57 @@ async def test_a_fault_of_our_own_fails_the_batch_in_the_end(
     monkeypatch.setattr(lines, "_attempt", fail)
     shown = await ended(service, await submit(service, text_of([line()])))
     assert (shown["status"], shown["error"]["code"]) == ("failed", "processing_failed")
+
+
+async def test_an_error_that_nobody_foresaw_does_not_end_all_batches(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.services.batches.runner.FIRST_PAUSE_SECONDS", 0.001)
+    runner = service.app.state.services.batches.runner
+    begin, failed = runner._begin, []
+
+    async def fail_once() -> None:
+        if not failed:
+            failed.append(1)
+            raise RuntimeError("can't start new thread")
+        await begin()
+
+    monkeypatch.setattr(runner, "_begin", fail_once)
+    shown = await ended(service, await submit(service, text_of([line()])))
+    assert (shown["status"], failed) == ("completed", [1])
+
+
+async def test_a_file_that_is_made_while_a_sweep_lists_is_not_swept(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = await begin(service)
+    files = service.app.state.services.batches.cleanup._files
+    batch_id = path.rpartition("/")[2]
+    (service.data_dir / "batches" / batch_id).mkdir(parents=True, exist_ok=True)
+    part = files.new_part(batch_id, 1)
+    list_folder = Path.iterdir
+
+    def list_while_it_is_made(folder: Path) -> Iterator[Path]:
+        held.enter_context(files.hold(part))
+        part.write_bytes(b"x")
+        return list_folder(folder)
+
+    with ExitStack() as held:
+        monkeypatch.setattr(Path, "iterdir", list_while_it_is_made)
+        assert files.list_idle(batch_id) == []
+        monkeypatch.setattr(Path, "iterdir", list_folder)
+    assert files.list_idle(batch_id) == [part]
+
+
+async def test_files_of_a_batch_that_ended_beside_a_backup_go_soon_after(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.app.state.services.batches.cleanup._postponed, "_seconds", 0.01)
+    with reading_all(service.data_dir):
+        await ended(service, await submit(service, text_of([line()])))
+        await service.app.state.services.batches.cleanup.settled()
+        assert stored(service) != ["output"]
+    await until(lambda: stored(service) == ["output"])
 
 
 # --- lists, accounts, time

@@ -194,6 +194,28 @@ async def test_a_database_that_is_busy_loses_nothing(
     assert (await used(service))[0]["requests"] == 4
 
 
+async def test_what_is_being_written_when_the_service_ends_is_written(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "FLUSH_SECONDS", 0.0)
+    async with serve() as service:
+        database, begun = services_of(service).database, asyncio.Event()
+        read = database.read
+
+        async def slowly(work: Any, *args: Any, **kwargs: Any) -> Any:
+            if work is books._sizes:
+                begun.set()
+                await asyncio.sleep(0.05)
+            return await read(work, *args, **kwargs)
+
+        monkeypatch.setattr(database, "read", slowly)
+        await service.get(f"{FINETUNES}/x")
+        await begun.wait()
+    async with serve() as service:
+        assert (await used(service))[0]["requests"] == 1
+        assert len((await service.get(REFUSALS)).json()["refusals"]) == 1
+
+
 async def test_steps_are_counted_with_their_commit(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

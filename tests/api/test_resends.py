@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contract.errors import StorageFull
+from server.db import train_requests
 from server.db.connection import Database
 from server.db.models import Finetune, TrainRequest
 from server.domain.delivery import Fate
@@ -166,6 +168,48 @@ async def test_a_fate_that_is_open_is_waited_for(service: Service) -> None:
     assert second.status == 0
     first.delivery.settle(Fate.TAKEN)
     assert (await second.answered()).json["step"] == 2
+
+
+async def _refused_by_the_worker(service: Service, finetune_id: str) -> None:
+    service.engine.faults.append(StorageFull("No space."))
+    assert (await service.train(finetune_id, lr=0.5)).status_code == 507
+
+
+async def _refused_for_its_step(service: Service, finetune_id: str) -> None:
+    answer = await service.train(finetune_id, lr=0.5, expected_step=7)
+    refusal(answer, 409, "step_conflict")
+
+
+@pytest.mark.parametrize("refused", [_refused_by_the_worker, _refused_for_its_step])
+async def test_a_refused_step_between_leaves_what_is_known_of_the_answer_before(
+    service: Service, refused: Callable[[Service, str], Awaitable[None]]
+) -> None:
+    finetune_id = await service.create()
+    first = await train_watched(service, finetune_id).answered()
+    await refused(service, finetune_id)
+    second = train_watched(service, finetune_id)
+    await asyncio.sleep(0.02)
+    assert second.status == 0  # the fate of the first answer is still waited for
+    first.delivery.settle(Fate.TAKEN)
+    assert (await second.answered()).json["step"] == 2
+
+
+async def test_a_delivery_that_could_not_be_written_is_known_after_a_refused_step(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune_id = await service.create()
+    database: Database = service.app.state.services.database
+    write = database.write
+
+    async def lose_the_mark(work: Any, *args: Any, **kwargs: Any) -> Any:
+        if work is train_requests.mark_delivered:
+            raise OverloadedError("busy")
+        return await write(work, *args, **kwargs)
+
+    monkeypatch.setattr(database, "write", lose_the_mark)
+    await trained(service, finetune_id, Fate.TAKEN)
+    await _refused_by_the_worker(service, finetune_id)
+    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 2
 
 
 async def test_a_fate_that_stays_open_counts_as_not_taken(

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from contract import durable
+from contract.engine import FileRef
 from server.backup import BackupError, back_up, read_backup
 from server.cli import app as command_line
 from server.config import ServerConfig
+from server.data_lock import DataDirectoryError, lock_data_directory
 from server.db.files import pinned_paths
 from server.db.meta import next_epoch
 from server.db.models import Finetune
 from server.db.named_files import list_named_files
 from server.restore import restore
-from server.sweep_lease import reading_all
+from server.sweep_lease import reading_all, sweeping
 from server.verification import verify
 from tests.api.conftest import Serve
-from tests.service import Service
+from tests.service import Service, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.database("sqlite")]
 
@@ -73,7 +79,8 @@ async def test_what_rows_need_is_what_the_sweeper_keeps(service: Service) -> Non
     named = {file.file.path for file in database.read_blocking(list_named_files)}
     ids = database.read_blocking(lambda session: session.query(Finetune.id).all())
     pinned = [database.read_blocking(pinned_paths, finetune_id) for (finetune_id,) in ids]
-    assert named == set().union(*pinned)
+    assert pinned.count(None) == 1  # of the deleted one
+    assert named == set().union(*(paths for paths in pinned if paths is not None))
     assert named
 
 
@@ -189,6 +196,48 @@ async def test_a_backup_that_leads_out_of_its_folder_is_refused(
     assert outside.is_file()
 
 
+async def test_nobody_serves_a_directory_that_is_being_restored(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await train(service)
+    folder = service.data_dir / "backup"
+    back_up(service.config, folder)
+    restored = in_new_folder(service, "restored")
+    copy, refused = durable.copy_file, []
+
+    def try_to_serve(file: FileRef, target: Path) -> None:
+        with (
+            pytest.raises(DataDirectoryError, match="belongs to"),
+            lock_data_directory(restored.data_dir),
+        ):
+            pass
+        refused.append(target.name)
+        copy(file, target)
+
+    monkeypatch.setattr(durable, "copy_file", try_to_serve)
+    assert restore(folder, restored).is_good
+    assert refused[-1] == "moontune.db"
+
+
+async def test_a_database_that_somebody_made_meanwhile_is_not_replaced(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await train(service)
+    folder = service.data_dir / "backup"
+    back_up(service.config, folder)
+    restored = in_new_folder(service, "restored")
+    copy = durable.copy_file
+
+    def copy_beside_another(file: FileRef, target: Path) -> None:
+        copy(file, target)
+        (restored.data_dir / "moontune.db").write_bytes(b"theirs")
+
+    monkeypatch.setattr(durable, "copy_file", copy_beside_another)
+    with pytest.raises(BackupError, match=r"Somebody made a moontune\.db"):
+        restore(folder, restored)
+    assert (restored.data_dir / "moontune.db").read_bytes() == b"theirs"
+
+
 async def test_folders_that_hold_something_are_refused(service: Service) -> None:
     await train(service)
     with pytest.raises(BackupError, match="not empty"):
@@ -212,6 +261,52 @@ async def test_nothing_is_swept_while_somebody_reads_all_and_it_is_made_good_lat
     await service.settled()
     await service.settled()
     assert len(service.state_files(finetune_id)) == 5  # two states of two files, one saved weights
+
+
+async def test_a_finetune_without_a_step_lives_so_what_copies_may_need_stays(
+    service: Service,
+) -> None:
+    finetune_id = await service.create()
+    folder = service.data_dir / "finetunes" / finetune_id
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / "00000009-a1b2c3d4e5f6.weights.safetensors"
+    state.write_bytes(b"of later, which a copy may name")
+    copy = service.data_dir / "moontune.db.0001.20260101T000000Z.backup"
+    copy.write_bytes(b"cannot be read")
+    await service.app.state.services.cleanup.sweep_all()
+    assert state.exists()
+    copy.unlink()
+    await service.app.state.services.cleanup.sweep_all()
+    assert not state.exists()
+
+
+async def test_a_sweep_that_was_put_off_is_tried_again_by_itself(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.app.state.services.cleanup._postponed, "_seconds", 0.01)
+    finetune_id = await train(service)
+    with reading_all(service.data_dir):
+        await service.delete(f"/v1/tuning/finetunes/{finetune_id}")
+        await service.settled()
+        await asyncio.sleep(0.05)
+        assert service.state_files(finetune_id)
+    await until(lambda: not service.state_files(finetune_id))
+
+
+async def test_sweeps_of_one_process_do_not_keep_each_other_away(tmp_path: Path) -> None:
+    with sweeping(tmp_path) as first:
+        with sweeping(tmp_path) as second:
+            assert (first, second) == (True, True)
+        assert _may_sweep_elsewhere(tmp_path) is False
+    assert _may_sweep_elsewhere(tmp_path) is True
+
+
+def _may_sweep_elsewhere(data_dir: Path) -> bool:
+    """Whether another process may."""
+    script = "import sys; from pathlib import Path; from server.sweep_lease import sweeping\n"
+    script += "with sweeping(Path(sys.argv[1])) as may: print(may)"
+    command = [sys.executable, "-c", script, str(data_dir)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
 
 
 async def test_the_commands_say_what_they_did_by_their_exit_status(service: Service) -> None:

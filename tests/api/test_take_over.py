@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.domain.errors import ServiceError
+from server.domain.errors import ServiceError, WorkerUnavailableError
 from server.services.lingering import Lingering, Patience
 from tests.api.conftest import Serve
 from tests.factories import make_request
@@ -124,6 +124,35 @@ async def test_one_that_waits_keeps_its_place_for_who_takes_over(serve: Serve) -
         assert service.dispatcher.num_waiting == 1
         service.engine.gate.set()
         assert (await running).status_code == (await again).status_code == 200
+
+
+async def test_a_turn_that_was_given_is_kept_by_who_takes_over_and_given_back_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker comes too late for the first caller only."""
+    async with serve(max_engine_calls=1, rollouts_queue_seconds=TINY_SECONDS) as service:
+        body = await body_for(service)
+        handover = service.app.state.services.rollouts._handover
+        loaded_model, came, go_on = handover.loaded_model, asyncio.Event(), asyncio.Event()
+
+        async def too_late(*, before: float) -> Any:
+            monkeypatch.setattr(handover, "loaded_model", loaded_model)
+            came.set()
+            await go_on.wait()
+            raise WorkerUnavailableError("too late")
+
+        monkeypatch.setattr(handover, "loaded_model", too_late)
+        call, left = await send_and_leave(service, ROLLOUTS, body)
+        await came.wait()
+        left.set()
+        await call
+        again = asyncio.create_task(service.post(ROLLOUTS, body))
+        lingering = service.app.state.services.rollouts._lingering
+        await until(lambda: lingering.num_orphans == 0)
+        go_on.set()
+        assert (await again).status_code == 200
+        await until(lambda: service.dispatcher.num_running == 0)
+        assert (await service.post(ROLLOUTS, body)).status_code == 200
 
 
 async def test_a_refused_orphan_is_judged_afresh(serve: Serve) -> None:

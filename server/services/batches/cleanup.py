@@ -19,6 +19,7 @@ from server.db import batches
 from server.db.connection import Database
 from server.domain.clock import NowMs, now_ms
 from server.domain.errors import ServiceError
+from server.services.postponed import Postponed
 
 LOOK_SECONDS = 60.0
 """How often it is looked for what is over."""
@@ -50,6 +51,7 @@ class BatchCleanup:
         self._results_ms = 1000 * results_seconds
         self._now = now
         self._tasks: set[asyncio.Task[None]] = set()
+        self._postponed = Postponed(self.sweep_soon)
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -64,7 +66,9 @@ class BatchCleanup:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+        self._postponed.close()
         await self.settled()
+        self._postponed.close()
 
     async def settled(self) -> None:
         """Wait for the sweeps that were begun."""
@@ -90,8 +94,8 @@ class BatchCleanup:
 
     async def sweep(self, batch_id: str) -> int:
         """Remove the files of one batch that nobody holds and no row names; return how many."""
-        # Listed before the rows are read: a file whose row is being written meanwhile is held now,
-        # and therefore not listed.
+        # Listed before the rows are read: a file whose row is being written meanwhile is held, and
+        # therefore not listed.
         idle = await asyncio.to_thread(self._files.list_idle, batch_id)
         if batch_id not in await self._database.read(batches.list_all_ids):
             _log.warning("unknown_batch_folder_left_alone", batch_id=batch_id)
@@ -99,7 +103,8 @@ class BatchCleanup:
         named = await self._database.read(batches.paths_of, batch_id)
         unneeded = self._files.unneeded(idle, named)
         with self._files.sweeping() as may_remove:
-            if not may_remove:  # a backup reads; the next sweep makes it good
+            if not may_remove:  # a backup reads
+                self._postponed.add(batch_id)
                 return 0
             return await asyncio.to_thread(self._files.remove, batch_id, unneeded)
 
@@ -119,7 +124,10 @@ class BatchCleanup:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            await self._remove_or_log()
+            try:
+                await self._remove_or_log()
+            except Exception:  # looking must not end with what nobody foresaw
+                _log.exception("sweep_crashed")
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

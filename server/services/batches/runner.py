@@ -65,7 +65,7 @@ class BatchRunner:
         """Give up, and wait until that is done; twice is once."""
         self.give_up()
         if self._task is not None:
-            await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
@@ -74,6 +74,9 @@ class BatchRunner:
                 await self._begin()
             except ServiceError as error:
                 _log.warning("batches_not_read", detail=str(error))
+                self._wake_in(FIRST_PAUSE_SECONDS)
+            except Exception:  # batches must not end with what nobody foresaw
+                _log.exception("batches_not_begun")
                 self._wake_in(FIRST_PAUSE_SECONDS)
             await self._woken.wait()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
