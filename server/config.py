@@ -29,6 +29,7 @@ from server.domain.train_options import OptionsBody
 
 ENV_PREFIX = "MOONTUNE_"
 DATABASE_FILE = "moontune.db"
+FINETUNES_FOLDER = "finetunes"
 
 QUICK_CALL_SECONDS = 8.0
 """Waits of a call that is to be answered within ten."""

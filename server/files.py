@@ -30,6 +30,7 @@ from contract.durable import DamagedFileError
 from contract.engine import FileRef
 from contract.errors import StorageFull
 from server import sweep_lease
+from server.config import FINETUNES_FOLDER
 from server.domain.errors import InternalError, StorageFullError
 
 _log = structlog.get_logger("server.files")
@@ -57,7 +58,7 @@ class StateFiles:
     def __init__(self, data_dir: Path, *, min_free_bytes: int = 0):
         self._data_dir = data_dir.resolve()
         self._min_free_bytes = min_free_bytes
-        self._root = self._data_dir / "finetunes"
+        self._root = self._data_dir / FINETUNES_FOLDER
         self._held: Counter[str] = Counter()
         self.lock = asyncio.Lock()
 

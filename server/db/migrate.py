@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from contract.errors import StorageFull
-from server.config import ServerConfig
+from server.config import DATABASE_FILE, FINETUNES_FOLDER, ServerConfig
 from server.db import kept_aside
 from server.db.connection import Database
 from server.db.meta import RELEASE
@@ -34,10 +34,11 @@ def upgrade(config: ServerConfig) -> Path | None:
 
     Raises:
         SchemaError: A newer release made it, it is not ours, or it could not be copied or
-            upgraded, and is as it was.
+            upgraded, and is as it was; or it is gone, and its finetunes are there.
     """
     if config.database_url is None:
         config.data_dir.mkdir(parents=True, exist_ok=True)
+        _require_database_of_finetunes(config.data_dir)
     path = sqlite_path(config.resolved_database_url)
     database = Database(config.resolved_database_url)
     try:
@@ -62,6 +63,18 @@ def upgrade(config: ServerConfig) -> Path | None:
         return kept
     finally:
         database.close()
+
+
+def _require_database_of_finetunes(data_dir: Path) -> None:
+    """Refuse to begin anew beside trained weights: an empty database would know none of them."""
+    path = data_dir / DATABASE_FILE
+    is_there = path.exists() and path.stat().st_size > 0
+    if not is_there and any((data_dir / FINETUNES_FOLDER).glob("*/*")):
+        raise SchemaError(
+            f"{data_dir} holds finetunes, but no {path.name} that knows them: a restore was broken"
+            " off, or somebody moved it. Put it back, restore the backup into an empty folder, or"
+            " name another --data-dir."
+        )
 
 
 def require_current(database: Database) -> None:

@@ -180,6 +180,22 @@ def test_an_up_to_date_database_is_left_alone(config: ServerConfig) -> None:
     assert {path.name for path in config.data_dir.glob("*backup*")} == set()
 
 
+@pytest.mark.database("sqlite")
+@pytest.mark.parametrize("is_empty", [False, True], ids=["gone", "empty"])
+def test_finetunes_whose_database_is_gone_are_not_hidden_by_a_new_one(
+    config: ServerConfig, is_empty: bool
+) -> None:
+    folder = config.data_dir / "finetunes" / "01M8MS0GYXHXRKY2T8YH14GT5Y"
+    folder.mkdir(parents=True)
+    migrate.upgrade(config)  # an empty folder is of a create that died before its row
+    (config.data_dir / "moontune.db").unlink()
+    if is_empty:
+        (config.data_dir / "moontune.db").touch()
+    (folder / "00000001-a.weights.safetensors").write_bytes(b"x")
+    with pytest.raises(SchemaError, match=r"holds finetunes, but no moontune\.db"):
+        migrate.upgrade(config)
+
+
 def test_a_newer_database_is_refused_in_a_sentence(config: ServerConfig) -> None:
     migrate.upgrade(config)
     database = Database(config.resolved_database_url)
