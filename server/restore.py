@@ -33,13 +33,13 @@ def restore(folder: Path, config: ServerConfig) -> Findings:
         raise BackupError("A backup becomes a SQLite database; unset MOONTUNE_DATABASE_URL first.")
     backup = read_backup(folder)
     data_dir = config.data_dir.resolve()
-    require_empty(data_dir)
+    require_empty(data_dir, but=(LOCK_FILE,))  # which an attempt leaves that failed at once
     try:
         if backup.schema == migrate.newest_schema():
             _compare(folder, backup.files)  # of an older one the rows are read once upgraded
         durable.make_directory(data_dir)
         with lock_data_directory(data_dir):
-            require_empty(data_dir, but=(LOCK_FILE,))  # still, now that nobody else can begin here
+            require_empty(data_dir, but=(LOCK_FILE,))  # now that nobody else can begin here
             for file in backup.files:
                 durable.copy_file(_at(folder, file), data_dir / file.path)
             if (data_dir / DATABASE_FILE).exists():

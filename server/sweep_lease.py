@@ -56,6 +56,9 @@ def _begin_sweep(data_dir: Path) -> bool:
             except BlockingIOError:
                 os.close(descriptor)
                 return False
+            except BaseException:
+                os.close(descriptor)
+                raise
             _descriptors[data_dir] = descriptor
         _num_sweeps[data_dir] += 1
         return True

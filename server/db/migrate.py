@@ -38,8 +38,9 @@ def upgrade(config: ServerConfig) -> Path | None:
     """
     if config.database_url is None:
         config.data_dir.mkdir(parents=True, exist_ok=True)
-        _require_database_of_finetunes(config.data_dir)
     path = sqlite_path(config.resolved_database_url)
+    if path is not None and not path.exists():
+        _require_new(config)
     database = Database(config.resolved_database_url)
     try:
         if path is not None:
@@ -49,6 +50,8 @@ def upgrade(config: ServerConfig) -> Path | None:
             if current == newest_schema():
                 _sign(connection)
                 return None
+        if current is None:
+            _require_new(config)
         kept = None if current is None or path is None else _back_up(path, current)
         try:
             with database.writer.connect() as connection, connection.begin():
@@ -65,15 +68,19 @@ def upgrade(config: ServerConfig) -> Path | None:
         database.close()
 
 
-def _require_database_of_finetunes(data_dir: Path) -> None:
-    """Refuse to begin anew beside trained weights: an empty database would know none of them."""
-    path = data_dir / DATABASE_FILE
-    is_there = path.exists() and path.stat().st_size > 0
-    if not is_there and any((data_dir / FINETUNES_FOLDER).glob("*/*")):
+def has_lost_database(config: ServerConfig) -> bool:
+    """Whether there are trained weights, so that an empty database is not a new one."""
+    is_own = config.database_url is None
+    return is_own and any((config.data_dir / FINETUNES_FOLDER).glob("*/*"))
+
+
+def _require_new(config: ServerConfig) -> None:
+    """Refuse to begin anew beside trained weights: the database would know none of them."""
+    if has_lost_database(config):
         raise SchemaError(
-            f"{data_dir} holds finetunes, but no {path.name} that knows them: a restore was broken"
-            " off, or somebody moved it. Put it back, restore the backup into an empty folder, or"
-            " name another --data-dir."
+            f"{config.data_dir} holds finetunes, but no {DATABASE_FILE} that knows them: a restore"
+            " was broken off, or somebody moved it. Put it back, restore the backup into an empty"
+            " folder, or name another --data-dir."
         )
 
 

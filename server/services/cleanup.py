@@ -31,6 +31,7 @@ class Cleanup:
         self._tasks: set[asyncio.Task[None]] = set()
         self._postponed = Postponed(self.sweep_soon)
         self._aside: kept_aside.Aside | None = None
+        self._reading_aside: asyncio.Task[kept_aside.Aside] | None = None
         self._told_unread: set[Path] = set()
 
     def sweep_soon(self, finetune_id: str) -> None:
@@ -62,19 +63,27 @@ class Cleanup:
 
     async def _read_aside(self) -> kept_aside.Aside:
         """What the copies need; read again as long as one of them cannot be read."""
-        aside = self._aside
-        if aside is None or aside.unread:
-            self._aside = aside = await asyncio.to_thread(kept_aside.read, self._database.url)
-            for path, reason in aside.unread.items():
-                if path not in self._told_unread:
-                    self._told_unread.add(path)
-                    _log.warning(
-                        "copy_aside_not_readable",
-                        path=str(path),
-                        detail=f"{reason}; until it can be read no state of before is removed",
-                        cure=kept_aside.CURE,
-                    )
-        return aside
+        if self._aside is not None and not self._aside.unread:
+            return self._aside
+        if self._reading_aside is None:  # sweeps that come at once share it
+            self._reading_aside = asyncio.create_task(self._read_copies())
+        return await asyncio.shield(self._reading_aside)
+
+    async def _read_copies(self) -> kept_aside.Aside:
+        try:
+            self._aside = await asyncio.to_thread(kept_aside.read, self._database.url)
+        finally:
+            self._reading_aside = None
+        for path, reason in self._aside.unread.items():
+            if path not in self._told_unread:
+                self._told_unread.add(path)
+                _log.warning(
+                    "copy_aside_not_readable",
+                    path=str(path),
+                    detail=f"{reason}; until it can be read no state of before is removed",
+                    cure=kept_aside.CURE,
+                )
+        return self._aside
 
     async def _remove_unknown(self, aside: kept_aside.Aside) -> None:
         """Remove what a create or an import left that died before its row.
@@ -139,8 +148,9 @@ class Cleanup:
         self._postponed.close()
 
     async def settled(self) -> None:
-        """Wait for the sweeps that were begun."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait for the sweeps that were begun, and for those that they begin."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

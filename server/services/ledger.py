@@ -25,7 +25,7 @@ from server.db.connection import Database
 from server.db.models import RequestState, TrainRequest
 from server.domain.clock import now_ms
 from server.domain.delivery import Delivery, Fate
-from server.domain.errors import ServiceError, StorageFullError
+from server.domain.errors import FinetuneNotFoundError, ServiceError, StorageFullError
 from server.meters import STEPS_JOINED, STEPS_REPLAYED, Meters
 from server.services.adapters import living_finetune
 from server.services.train_order import Identity
@@ -255,7 +255,11 @@ class Ledger:
         """Learn from rows of a step that is newer than the one that is known."""
         key = identity.finetune_key
         doubt = self._doubts.get(key)
-        row = await self._database.read(_newest, identity.account_id, identity.finetune_id)
+        try:
+            row = await self._database.read(_newest, identity.account_id, identity.finetune_id)
+        except FinetuneNotFoundError:
+            self.forget(identity.account_id, identity.finetune_id)
+            raise
         if self._doubts.get(key) is doubt:  # else a step failed meanwhile
             self._doubts.pop(key, None)
         known, told = self._newest.get(key), self._answered(row)

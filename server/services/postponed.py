@@ -1,4 +1,4 @@
-"""Sweeps that could not remove anything yet: made good when one can, and tried now and then."""
+"""Sweeps that could not remove anything, because somebody reads everything: tried again."""
 
 from __future__ import annotations
 

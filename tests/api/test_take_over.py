@@ -130,7 +130,7 @@ async def test_a_turn_that_was_given_is_kept_by_who_takes_over_and_given_back_on
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker comes too late for the first caller only."""
-    async with serve(max_engine_calls=1, rollouts_queue_seconds=TINY_SECONDS) as service:
+    async with serve(max_engine_calls=1) as service:
         body = await body_for(service)
         handover = service.app.state.services.rollouts._handover
         loaded_model, came, go_on = handover.loaded_model, asyncio.Event(), asyncio.Event()

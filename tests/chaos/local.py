@@ -202,7 +202,7 @@ async def serving(
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
     ):
         yield http
-        await app.state.services.cleanup.close()
+        await app.state.services.cleanup.settled()
 
 
 # --- what is on the disk

@@ -181,16 +181,21 @@ def test_an_up_to_date_database_is_left_alone(config: ServerConfig) -> None:
 
 
 @pytest.mark.database("sqlite")
-@pytest.mark.parametrize("is_empty", [False, True], ids=["gone", "empty"])
+@pytest.mark.parametrize("left", ["nothing", "no byte", "no table"])
 def test_finetunes_whose_database_is_gone_are_not_hidden_by_a_new_one(
-    config: ServerConfig, is_empty: bool
+    config: ServerConfig, left: str
 ) -> None:
     folder = config.data_dir / "finetunes" / "01M8MS0GYXHXRKY2T8YH14GT5Y"
     folder.mkdir(parents=True)
     migrate.upgrade(config)  # an empty folder is of a create that died before its row
     (config.data_dir / "moontune.db").unlink()
-    if is_empty:
+    if left == "no byte":
         (config.data_dir / "moontune.db").touch()
+    if left == "no table":  # as a command leaves it that only looks
+        empty = Database(config.resolved_database_url)
+        assert migrate.schema_of(empty) is None
+        empty.close()
+        assert (config.data_dir / "moontune.db").stat().st_size > 0
     (folder / "00000001-a.weights.safetensors").write_bytes(b"x")
     with pytest.raises(SchemaError, match=r"holds finetunes, but no moontune\.db"):
         migrate.upgrade(config)

@@ -98,7 +98,8 @@ class BatchCleanup:
         # therefore not listed.
         idle = await asyncio.to_thread(self._files.list_idle, batch_id)
         if batch_id not in await self._database.read(batches.list_all_ids):
-            _log.warning("unknown_batch_folder_left_alone", batch_id=batch_id)
+            if idle:
+                _log.warning("unknown_batch_folder_left_alone", batch_id=batch_id)
             return 0
         named = await self._database.read(batches.paths_of, batch_id)
         unneeded = self._files.unneeded(idle, named)

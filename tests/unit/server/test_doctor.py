@@ -255,6 +255,18 @@ def newer_database(p: Patient) -> None:
     p.sql("UPDATE alembic_version SET version_num = '9999'")
 
 
+def lost_database(p: Patient) -> None:
+    folder = p.data_dir / "finetunes" / "01M8MS0GYXHXRKY2T8YH14GT5Y"
+    folder.mkdir(parents=True)
+    (folder / "00000001-a.weights.safetensors").write_bytes(b"x")
+    (p.data_dir / "moontune.db").unlink(missing_ok=True)
+
+
+def emptied_database(p: Patient) -> None:
+    lost_database(p)
+    (p.data_dir / "moontune.db").touch()
+
+
 def damaged_database(p: Patient) -> None:
     path = p.data_dir / "moontune.db"
     content = bytearray(path.read_bytes())
@@ -329,6 +341,8 @@ FAULTS: tuple[tuple[Callable[[Patient], None], str, str, str], ...] = (
     (silent_holder, "lock", rf"process {os.getpid()} on .*, started 20.* not answer", "kill "),
     (holder_elsewhere, "lock", r"another machine \(process 5 on other-machine", "kill 5"),
     (newer_database, "database", "has schema 9999, which a newer release made", "Install that"),
+    (lost_database, "database", "holds finetunes, but no moontune.db", "moontune restore BACKUP"),
+    (emptied_database, "database", "holds finetunes, but no moontune.db", "moontune restore"),
     (damaged_database, "database", "is damaged", r"mv .*damaged; moontune restore"),
     (unreachable_database, "database", "cannot be used: .*refused", "start PostgreSQL"),
     (wrong_password, "database", "password authentication failed", r"ALTER ROLE moontune PASS"),
