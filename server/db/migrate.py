@@ -68,19 +68,23 @@ def upgrade(config: ServerConfig) -> Path | None:
         database.close()
 
 
-def has_lost_database(config: ServerConfig) -> bool:
-    """Whether there are trained weights, so that an empty database is not a new one."""
-    is_own = config.database_url is None
-    return is_own and any((config.data_dir / FINETUNES_FOLDER).glob("*/*"))
+def lost_database(config: ServerConfig) -> str | None:
+    """Say what is wrong if there are trained weights, so that an empty database is no new one."""
+    if config.database_url is not None or not any((config.data_dir / FINETUNES_FOLDER).glob("*/*")):
+        return None
+    return (
+        f"{config.data_dir} holds finetunes, but no {DATABASE_FILE} that knows them: a restore was"
+        " broken off, somebody moved it, or it is PostgreSQL's and MOONTUNE_DATABASE_URL is not set"
+    )
 
 
 def _require_new(config: ServerConfig) -> None:
     """Refuse to begin anew beside trained weights: the database would know none of them."""
-    if has_lost_database(config):
+    lost = lost_database(config)
+    if lost is not None:
         raise SchemaError(
-            f"{config.data_dir} holds finetunes, but no {DATABASE_FILE} that knows them: a restore"
-            " was broken off, or somebody moved it. Put it back, restore the backup into an empty"
-            " folder, or name another --data-dir."
+            f"{lost}. Put it back, set that, restore the backup into an empty folder, or name"
+            " another --data-dir."
         )
 
 

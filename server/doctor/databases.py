@@ -70,9 +70,8 @@ def _size(path: Path) -> int | None:
 def _check_sqlite(machine: Machine, config: ServerConfig) -> list[Finding]:
     path = config.data_dir / DATABASE_FILE
     if not path.is_file():
-        if migrate.has_lost_database(config):
-            return [_lost(config)]
-        return [ok("database", "It is made at the first start.")]
+        lost = migrate.lost_database(config)
+        return [_lost(lost) if lost else ok("database", "It is made at the first start.")]
     damage = _damage(path)
     if damage is not None:
         aside = quoted(path.with_name(f"{path.name}.damaged"))
@@ -88,13 +87,9 @@ def _check_sqlite(machine: Machine, config: ServerConfig) -> list[Finding]:
     return [found, *_check_stamps(machine, newest)]
 
 
-def _lost(config: ServerConfig) -> Finding:
-    return fault(
-        "database",
-        f"{config.data_dir} holds finetunes, but no {DATABASE_FILE} that knows them: a restore was"
-        " broken off, or somebody moved it.",
-        "moontune restore BACKUP --data-dir NEW, or put it back",
-    )
+def _lost(sentence: str) -> Finding:
+    cure = "put it back, set MOONTUNE_DATABASE_URL, or moontune restore BACKUP --data-dir NEW"
+    return fault("database", f"{sentence}.", cure)
 
 
 def _check_other(machine: Machine, config: ServerConfig, url: str) -> list[Finding]:
@@ -132,10 +127,10 @@ def _look(config: ServerConfig) -> tuple[Finding, int | None]:
         except migrate.SchemaError as error:
             sentence, _, advice = str(error).partition("; ")
             return fault("database", f"{sentence}.", advice or "restore a backup"), None
-        if schema is None and migrate.has_lost_database(config):
-            return _lost(config), None
         if schema is None:
-            return ok("database", "It is empty; the first start fills it."), None
+            lost = migrate.lost_database(config)
+            empty = ok("database", "It is empty; the first start fills it.")
+            return (_lost(lost) if lost else empty), None
         if schema != migrate.newest_schema():
             old = warning(
                 "database",

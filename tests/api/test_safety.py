@@ -196,13 +196,17 @@ async def test_a_backup_that_leads_out_of_its_folder_is_refused(
     assert outside.is_file()
 
 
+async def backed_up(service: Service) -> tuple[Path, ServerConfig]:
+    """A backup, and where it can be restored."""
+    await train(service)
+    back_up(service.config, service.data_dir / "backup")
+    return service.data_dir / "backup", in_new_folder(service, "restored")
+
+
 async def test_nobody_serves_a_directory_that_is_being_restored(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await train(service)
-    folder = service.data_dir / "backup"
-    back_up(service.config, folder)
-    restored = in_new_folder(service, "restored")
+    folder, restored = await backed_up(service)
     copy, refused = durable.copy_file, []
 
     def try_to_serve(file: FileRef, target: Path) -> None:
@@ -222,10 +226,7 @@ async def test_nobody_serves_a_directory_that_is_being_restored(
 async def test_a_database_that_somebody_made_meanwhile_is_not_replaced(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await train(service)
-    folder = service.data_dir / "backup"
-    back_up(service.config, folder)
-    restored = in_new_folder(service, "restored")
+    folder, restored = await backed_up(service)
     copy = durable.copy_file
 
     def copy_beside_another(file: FileRef, target: Path) -> None:
