@@ -40,7 +40,8 @@ from contract.skills import (
 from contract.stats import EngineStats
 from server.domain.engine_status import EngineStatus, WorkerDiedError
 from server.domain.errors import ImageDecodeError, ImageTooLargeError
-from server.images.data_url import parse_data_url
+from server.images.base64_text import NotBase64Error, TooManyBytesError, parse_base64
+from server.images.data_url import as_ascii, payload_of
 from server.images.kept import PictureCounts
 
 FAKE_MODEL = ModelInfo(
@@ -259,20 +260,25 @@ class FakeImageDecoder:
         self.max_image_pixels = max_image_pixels
         self.num_decoded = 0
 
-    async def measure(self, image_url: str) -> int:
+    async def measure(self, image_url: str | bytes) -> int:
         return len(self._pixels(image_url).data)
 
-    async def decode(self, image_url: str) -> Pixels:
+    async def decode(self, image_url: str | bytes) -> Pixels:
         self.num_decoded += 1
         return self._pixels(image_url)
 
-    def _pixels(self, image_url: str) -> Pixels:
-        encoded = parse_data_url(image_url, max_bytes=self.max_image_bytes)
+    def _pixels(self, image_url: str | bytes) -> Pixels:
+        payload = bytes(payload_of(as_ascii(image_url)))
         try:
+            encoded = parse_base64(payload, max_bytes=self.max_image_bytes)
             image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP", "GIF"))
             if image.width * image.height > self.max_image_pixels:
                 raise ImageTooLargeError("The image is too large.")
             data = image.convert("RGB").tobytes()
+        except TooManyBytesError as error:
+            raise ImageTooLargeError(str(error)) from error
+        except NotBase64Error as error:
+            raise ImageDecodeError(str(error)) from error
         except (OSError, ValueError) as error:
             raise ImageDecodeError("The image is damaged, or no image.") from error
         return Pixels(

@@ -17,7 +17,7 @@ from server.bodies.slices import Slice, with_slices
 from server.bodies.stored import StoredBody
 from server.config import ServerConfig
 from server.domain.body import Body
-from server.domain.json_text import to_json
+from server.domain.json_text import LONG_TEXT_CHARACTERS, to_json, to_json_parts
 from server.services.container import Services
 
 B = TypeVar("B", bound=Body)
@@ -106,8 +106,7 @@ def json_answer(value: Any) -> Response:
 
 async def answer_with_body(value: Any, body: Parsed[Any]) -> Response:
     """The same with what a body held, whose pictures go from where they lie to the caller."""
-    text = await asyncio.to_thread(to_json, value)
-    parts = with_slices(body.stored, text)
+    parts = await asyncio.to_thread(_parts, body.stored, value)
     num_bytes = sum(p.stop - p.start if isinstance(p, Slice) else len(p) for p in parts)
     blocks = _blocks(body.stored, parts)
     if num_bytes <= SENT_AT_ONCE_BYTES:
@@ -117,6 +116,13 @@ async def answer_with_body(value: Any, body: Parsed[Any]) -> Response:
         media_type="application/json",
         headers={"Content-Length": str(num_bytes)},
     )
+
+
+def _parts(stored: StoredBody, value: Any) -> list[bytes | Slice]:
+    """The JSON of an answer, with slices of the body in the place of its pictures."""
+    is_small = stored.num_bytes <= LONG_TEXT_CHARACTERS
+    texts = [to_json(value)] if is_small else to_json_parts(value)
+    return [part for text in texts for part in with_slices(stored, text)]
 
 
 def _blocks(stored: StoredBody, parts: list[bytes | Slice]) -> Iterator[bytes]:

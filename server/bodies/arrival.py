@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Protocol
 
 from contract.disk import FULL
+from server.bodies.chunks import Chunks, write_all
 from server.bodies.stored import StoredBody
 from server.budget import Budget
 from server.domain.errors import OverloadedError, StorageFullError
@@ -53,7 +54,7 @@ class Arrival:
         self._store = store
         self._within = within
         self._hash = hashlib.sha256()
-        self._buffer = bytearray()
+        self._chunks = Chunks()
         self._file: BinaryIO | None = None
         self._num_reserved = 0
         self._num_in_memory = 0
@@ -75,17 +76,16 @@ class Arrival:
         self.num_bytes += len(chunk)
         if self.num_bytes > self._num_reserved:  # its length was not announced
             await self._grow()
-        self._buffer += chunk
+        self._chunks.add(chunk)
         if self._file is None and not self._has_memory(len(chunk)):
             await self._move_to_file()
-        if self._file is not None and len(self._buffer) >= _STEP_BYTES:
+        if self._file is not None and self._chunks.num_bytes >= _STEP_BYTES:
             await self._write()
 
     async def finish(self, *, on_end: Callable[[str, None], object]) -> StoredBody:
         """Return the body, which has everything that this one had."""
         if self._file is None:
-            content: bytes | int = bytes(self._buffer)
-            self._buffer.clear()
+            content: bytes | int = b"".join(self._chunks.take())
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(_writers, self._hash.update, content)
         else:
@@ -109,7 +109,7 @@ class Arrival:
         """Give back what it had; the body ends in the middle, or is not wanted."""
         if self._file is not None:
             self._file.close()
-        self._buffer.clear()
+        self._chunks.take()
         self._store.num_unwritten_bytes -= self._num_unwritten
         self._store.memory.give_back(self._num_in_memory)
         self._store.room.give_back(self._num_reserved)
@@ -174,11 +174,12 @@ class Arrival:
         Raises:
             StorageFullError: The disk is full.
         """
-        block, self._buffer = self._buffer, bytearray()
         assert self._file is not None
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(_writers, _append, self._file, block, self._hash)
+            await loop.run_in_executor(
+                _writers, _append, self._file, self._chunks.take(), self._hash
+            )
         except OSError as error:
             raise self._refusal(error) from error
         self._note_unwritten()
@@ -204,7 +205,7 @@ class Arrival:
 
     @property
     def _num_written(self) -> int:
-        return 0 if self._file is None else self.num_bytes - len(self._buffer)
+        return 0 if self._file is None else self.num_bytes - self._chunks.num_bytes
 
     def _note_unwritten(self) -> None:
         now = 0 if self._file is None else max(0, self._num_reserved - self._num_written)
@@ -212,8 +213,11 @@ class Arrival:
         self._num_unwritten = now
 
 
-def _append(file: BinaryIO, block: bytearray, fingerprint: hashlib._Hash) -> None:  # pyright: ignore[reportPrivateUsage] -- it has no public name
-    fingerprint.update(block)
-    rest = memoryview(block)
-    while rest:
-        rest = rest[file.write(rest) :]
+def _append(
+    file: BinaryIO,
+    chunks: list[bytes | bytearray],
+    fingerprint: hashlib._Hash,  # pyright: ignore[reportPrivateUsage] -- it has no public name
+) -> None:
+    for chunk in chunks:
+        fingerprint.update(chunk)
+    write_all(file.fileno(), chunks)

@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from server.bodies.stored import StoredBody
+from server.domain.json_text import stands_as_it_is
 
 MIN_SLICE_BYTES = 4096
 
 _HEAD = b'"data:'
 _KEY = re.compile(rb'(?<!\\)"(?:image_)?url"[ \t\r\n]*:[ \t\r\n]*\Z')
 _LOOK_BACK_BYTES = 64
-_WINDOW_BYTES = 1 << 20
-_PRINTABLE = bytes(range(0x20, 0x7F))
+_WINDOW_BYTES = 256 << 10
 _SLICE = re.compile(r"slice:([0-9a-f]{32}):(\d+):(\d+)")
 
 
@@ -105,7 +105,8 @@ def _candidates(body: StoredBody) -> Iterator[int]:
     while base < body.num_bytes:
         first = max(0, base - _LOOK_BACK_BYTES - len(_HEAD))
         window = body.read(first, base - first + _WINDOW_BYTES)
-        at = window.find(_HEAD)
+        # One character is looked for fifty times faster than several, and pictures have no quotes.
+        at = window.find(_HEAD) if b'"' in window else -1
         while at >= 0:
             is_new = first + at + len(_HEAD) > base
             is_short = window.find(b'"', at + 1, at + 1 + MIN_SLICE_BYTES) >= 0
@@ -122,7 +123,7 @@ def _end_of_text(body: StoredBody, start: int) -> tuple[int | None, bytes]:
     for block in body.blocks(start, body.num_bytes):
         end = block.find(b'"')
         piece = block if end < 0 else block[:end]
-        if b"\\" in piece or piece.translate(None, _PRINTABLE):
+        if not stands_as_it_is(piece):
             break
         fingerprint.update(piece)
         at += len(piece)

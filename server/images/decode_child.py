@@ -5,10 +5,19 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+from typing import NamedTuple
 
 from server.children import environment_without_secrets, module_command
 from server.domain.errors import ImageDecodeError, ImageTooLargeError, OverloadedError
-from server.images.exchange import ANSWER, PIXELS, REQUEST, SIZE, TOO_LARGE, read_exactly
+from server.images.exchange import (
+    ANSWER,
+    DIGEST_BYTES,
+    PIXELS,
+    REQUEST,
+    SIZE,
+    TOO_LARGE,
+    read_exactly,
+)
 
 MAX_ATTEMPTS = 2
 """A child may die for reasons that are not the picture's, which is therefore tried once more."""
@@ -17,16 +26,26 @@ OUT_OF_TIME = (-signal.SIGALRM, -signal.SIGPROF)
 """How a child ends whose picture took too long."""
 
 
+class Decoded(NamedTuple):
+    """What a child made of a file; the digest is the SHA-256 of the file, in hex."""
+
+    height: int
+    width: int
+    digest: str = ""
+    data: bytes = b""
+
+
 class DecodeChild:
     """A child process, started at once, and again before the next picture when it has died.
 
     Args:
+        max_bytes: Of one file.
         max_pixels: Of one picture.
         max_seconds: Of one decode; a child that takes longer ends itself.
     """
 
-    def __init__(self, *, max_pixels: int, max_seconds: float) -> None:
-        self._limits = (str(max_pixels), str(max_seconds))
+    def __init__(self, *, max_bytes: int, max_pixels: int, max_seconds: float) -> None:
+        self._limits = (str(max_bytes), str(max_pixels), str(max_seconds))
         self._max_seconds = max_seconds
         self._process, self._sock = self._start()
 
@@ -34,20 +53,19 @@ class DecodeChild:
     def pid(self) -> int:
         return self._process.pid
 
-    def measure(self, encoded: bytes) -> tuple[int, int]:
-        """Return (height, width) by the header; nothing is decoded. Raises as `decode`."""
-        height, width, _ = self._ask_twice(SIZE, encoded)
-        return height, width
+    def measure(self, payload: bytes | memoryview) -> Decoded:
+        """Tell the size by the header; nothing is decoded. Raises as `decode`."""
+        return self._ask_twice(SIZE, payload)
 
-    def decode(self, encoded: bytes) -> tuple[int, int, bytes]:
-        """Return (height, width, RGB bytes).
+    def decode(self, payload: bytes | memoryview) -> Decoded:
+        """Decode a file that is given in base64.
 
         Raises:
-            ImageTooLargeError: Too many pixels.
-            ImageDecodeError: Damaged, or beyond the limits of time and memory.
+            ImageTooLargeError: Too many bytes or pixels.
+            ImageDecodeError: No base64, damaged, or beyond the limits of time and memory.
             OverloadedError: The child had died and no other can be started now.
         """
-        return self._ask_twice(PIXELS, encoded)
+        return self._ask_twice(PIXELS, payload)
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -55,11 +73,11 @@ class DecodeChild:
         self._process.kill()
         self._process.wait()
 
-    def _ask_twice(self, wanted: bytes, encoded: bytes) -> tuple[int, int, bytes]:
+    def _ask_twice(self, wanted: bytes, payload: bytes | memoryview) -> Decoded:
         for _ in range(MAX_ATTEMPTS):
             self._revive()
             try:
-                return self._ask(wanted, encoded)
+                return self._ask(wanted, payload)
             except (EOFError, OSError):
                 if self._bury() in OUT_OF_TIME:
                     break
@@ -67,14 +85,15 @@ class DecodeChild:
             "The image could not be decoded within the limits of time and memory."
         )
 
-    def _ask(self, wanted: bytes, encoded: bytes) -> tuple[int, int, bytes]:
-        self._sock.sendall(REQUEST.pack(wanted, len(encoded)))
-        self._sock.sendall(encoded)
+    def _ask(self, wanted: bytes, payload: bytes | memoryview) -> Decoded:
+        self._sock.sendall(REQUEST.pack(wanted, len(payload)))
+        self._sock.sendall(payload)
         kind, first, second = ANSWER.unpack(read_exactly(self._sock, ANSWER.size))
         if kind == PIXELS:
-            return first, second, read_exactly(self._sock, first * second * 3)
+            digest = read_exactly(self._sock, DIGEST_BYTES).hex()
+            return Decoded(first, second, digest, read_exactly(self._sock, first * second * 3))
         if kind == SIZE:
-            return first, second, b""
+            return Decoded(first, second)
         message = read_exactly(self._sock, first).decode()
         raise ImageTooLargeError(message) if kind == TOO_LARGE else ImageDecodeError(message)
 

@@ -1,12 +1,13 @@
 """A child that decodes pictures, one after another, under limits of memory and time.
 
-Run by `server/images/decode_child.py` as `python -m server.images.decode_process FD MAX_PIXELS
-MAX_SECONDS`. Standard library and Pillow only: it starts in a tenth of a second and holds nothing
-that a broken file could harm. It ends when the service hangs up.
+Run by `server/images/decode_child.py` as `python -m server.images.decode_process FD MAX_BYTES
+MAX_PIXELS MAX_SECONDS`. Standard library and Pillow only: it starts in a tenth of a second and
+holds nothing that a broken file could harm. It ends when the service hangs up.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import socket
 import sys
 from contextlib import suppress
 
+from server.images.base64_text import NotBase64Error, TooManyBytesError, parse_base64
 from server.images.checks import (
     DamagedError,
     TooManyPixelsError,
@@ -46,23 +48,32 @@ PATIENCE = 5
 
 def main() -> None:
     """Serve until the other end hangs up."""
-    fd, max_pixels, max_seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    fd, max_bytes, max_pixels = map(int, sys.argv[1:4])
+    max_seconds = float(sys.argv[4])
     os.nice(PATIENCE)
     with suppress(ValueError, OSError):  # not every system can limit the address space
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     with socket.socket(fileno=fd) as sock, suppress(EOFError, ConnectionError):
         while True:
             wanted, num_bytes = REQUEST.unpack(read_exactly(sock, REQUEST.size))
-            encoded = read_exactly(sock, num_bytes)
+            payload = read_exactly(sock, num_bytes)
             # Nobody handles these alarms: a decode that takes too long ends this process.
             signal.setitimer(signal.ITIMER_REAL, max_seconds)
-            _answer(sock, wanted, encoded, max_pixels)
+            _answer(sock, wanted, payload, max_bytes, max_pixels)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(sock: socket.socket, wanted: bytes, encoded: bytes, max_pixels: int) -> None:
+def _answer(
+    sock: socket.socket, wanted: bytes, payload: bytes, max_bytes: int, max_pixels: int
+) -> None:
     """Decode one file and send what became of it; a fault after the first row ends the child."""
+    try:
+        encoded = parse_base64(payload, max_bytes=max_bytes)
+    except (TooManyBytesError, NotBase64Error) as refusal:
+        _refuse(sock, TOO_LARGE if isinstance(refusal, TooManyBytesError) else DAMAGED, refusal)
+        return
+    del payload
     signal.setitimer(signal.ITIMER_PROF, HEADER_CPU_SECONDS)
     try:
         image = open_checked(encoded, max_pixels=max_pixels)
@@ -70,15 +81,19 @@ def _answer(sock: socket.socket, wanted: bytes, encoded: bytes, max_pixels: int)
         if wanted == PIXELS:
             decode_checked(image, max_pixels=max_pixels)
     except (TooManyPixelsError, DamagedError) as refusal:
-        kind = TOO_LARGE if isinstance(refusal, TooManyPixelsError) else DAMAGED
-        text = str(refusal).encode()
-        sock.sendall(ANSWER.pack(kind, len(text), 0) + text)
+        _refuse(sock, TOO_LARGE if isinstance(refusal, TooManyPixelsError) else DAMAGED, refusal)
         return
     sock.sendall(ANSWER.pack(wanted, image.height, image.width))
     if wanted == SIZE:
         return
+    sock.sendall(hashlib.sha256(encoded).digest())
     for strip in rgb_strips(image):
         sock.sendall(strip)
+
+
+def _refuse(sock: socket.socket, kind: bytes, refusal: Exception) -> None:
+    text = str(refusal).encode()
+    sock.sendall(ANSWER.pack(kind, len(text), 0) + text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from contract.skills import Pixels
-from server.images.data_url import parse_base64, parse_data_url
+from server.images.data_url import as_ascii, payload_of
 from server.images.decode_child import DecodeChild
 from server.images.kept import KeptPictures, PictureCounts
 
@@ -63,34 +63,26 @@ class ImageDecoder:
         while not self._children.empty():
             self._children.get().close()
 
-    async def measure(self, image_url: str) -> int:
+    async def measure(self, image_url: str | bytes) -> int:
         """How many bytes the pixels of a base64 data URL will take, by its header alone.
 
         Raises as `decode`; damage after the header is not found.
         """
+        return await self._run(lambda: self._measure(payload_of(as_ascii(image_url))))
 
-        def work() -> int:
-            return self._measure(parse_data_url(image_url, max_bytes=self._max_bytes))
-
-        return await self._run(work)
-
-    async def decode(self, image_url: str) -> Pixels:
-        """Decode a base64 data URL.
+    async def decode(self, image_url: str | bytes) -> Pixels:
+        """Decode a base64 data URL; characters that are not ASCII make it none.
 
         Raises:
             ImageUrlSchemeError: It is not a base64 data URL.
             ImageDecodeError: It is not a sound JPEG, PNG, WebP or GIF file.
             ImageTooLargeError: Too many bytes or pixels.
         """
-        return await self._run(
-            lambda: self._decode(parse_data_url(image_url, max_bytes=self._max_bytes))
-        )
+        return await self._run(lambda: self._decode(payload_of(as_ascii(image_url))))
 
     async def decode_base64(self, payload: str) -> Pixels:
         """Decode bare base64, as lines of a batch may hold; raises as `decode`."""
-        return await self._run(
-            lambda: self._decode(parse_base64(payload, max_bytes=self._max_bytes))
-        )
+        return await self._run(lambda: self._decode(memoryview(as_ascii(payload))))
 
     def counts(self) -> PictureCounts:
         """How often a picture was found among those that are kept, since the start."""
@@ -100,27 +92,29 @@ class ImageDecoder:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _start_child(self) -> None:
-        child = DecodeChild(max_pixels=self._max_pixels, max_seconds=self._max_seconds)
+        child = DecodeChild(
+            max_bytes=self._max_bytes, max_pixels=self._max_pixels, max_seconds=self._max_seconds
+        )
         self._children.put(child)
 
-    def _measure(self, encoded: bytes) -> int:
+    def _measure(self, payload: memoryview) -> int:
         child = self._children.get()
         try:
-            height, width = child.measure(encoded)
+            size = child.measure(payload)
         finally:
             self._children.put(child)
-        return height * width * 3
+        return size.height * size.width * 3
 
-    def _decode(self, encoded: bytes) -> Pixels:
+    def _decode(self, payload: memoryview) -> Pixels:
         """The picture of one file, in a thread."""
-        digest = hashlib.sha256(encoded).hexdigest()
-        return self._kept.get(digest, lambda: self._decode_anew(encoded, digest))
+        key = hashlib.sha256(payload).hexdigest()
+        return self._kept.get(key, lambda: self._decode_anew(payload))
 
-    def _decode_anew(self, encoded: bytes, digest: str) -> Pixels:
+    def _decode_anew(self, payload: memoryview) -> Pixels:
         """One decode. There are as many threads as children, so one is always idle."""
         child = self._children.get()
         try:
-            height, width, data = child.decode(encoded)
+            height, width, digest, data = child.decode(payload)
         finally:
             self._children.put(child)
         return Pixels(height=height, width=width, digest=digest, data=data)

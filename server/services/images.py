@@ -13,11 +13,11 @@ from server.images.kept import PictureCounts
 class ImageDecoder(Protocol):
     """Turns a data URL into pixels, in processes of its own, and keeps those of the last calls."""
 
-    async def measure(self, image_url: str) -> int:
+    async def measure(self, image_url: str | bytes) -> int:
         """Say how many bytes the pixels will take, by the header alone; raises as `decode`."""
         ...
 
-    async def decode(self, image_url: str) -> Pixels:
+    async def decode(self, image_url: str | bytes) -> Pixels:
         """Decode one picture.
 
         Raises:

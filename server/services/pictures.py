@@ -91,7 +91,7 @@ class Pictures:
                     pass  # its header is longer, it has to be whole to be looked at, or is refused
         return await self._with_text(image, self._decoder.measure)
 
-    async def _beginning(self, image: ImageUrl) -> str | None:
+    async def _beginning(self, image: ImageUrl) -> bytes | None:
         """Of the text of a large picture, enough for most headers; None if all is to be read."""
         found = self._bodies.find(image.url)
         if found is None:
@@ -102,13 +102,13 @@ class Pictures:
             return None
         text = await asyncio.to_thread(body.read, start, BEGINNING_CHARACTERS)
         num_extra = (len(text) - text.find(b",") - 1) % 4  # base64 may end after each four
-        return text[: len(text) - num_extra].decode()
+        return text[: len(text) - num_extra]
 
     async def decode(self, image: ImageUrl) -> Pixels:
         """The pixels of a picture."""
         return await self._with_text(image, self._decoder.decode)
 
-    async def _with_text(self, image: ImageUrl, work: Callable[[str], Awaitable[T]]) -> T:
+    async def _with_text(self, image: ImageUrl, work: Callable[[str | bytes], Awaitable[T]]) -> T:
         """Do something with the text of a picture, which is in memory only meanwhile."""
         found = self._bodies.find(image.url)
         try:
@@ -117,8 +117,7 @@ class Pictures:
             body, start, stop = found
             self._refuse_far_too_long(stop - start)
             async with self._at_once:
-                text = await asyncio.to_thread(body.read, start, stop - start)
-                return await work(text.decode())
+                return await work(await asyncio.to_thread(body.read, start, stop - start))
         except (ImageUrlSchemeError, ImageDecodeError, ImageTooLargeError) as error:
             raise error.at(image.loc) from error
 

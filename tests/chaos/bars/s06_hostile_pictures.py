@@ -32,7 +32,7 @@ from tests.unit.images.hostile import Case, Wanted, complaint, corpus
 ID = "S6"
 TITLE = "hostile pictures are decoded rightly or refused in time, within memory, and harm nobody"
 
-MAX_PIXELS, MAX_SECONDS = 50_000_000, 15.0
+MAX_BYTES, MAX_PIXELS, MAX_SECONDS = 32 << 20, 50_000_000, 15.0
 MAX_REFUSAL_SECONDS, MAX_DECODE_SECONDS = 1.0, 3.0
 MAX_SEED_BYTES = 100_000
 TICK = os.sysconf("SC_CLK_TCK")
@@ -43,7 +43,7 @@ class WatchedChild(DecodeChild):
 
     def __init__(self) -> None:
         self.ends: list[int] = []
-        super().__init__(max_pixels=MAX_PIXELS, max_seconds=MAX_SECONDS)
+        super().__init__(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_seconds=MAX_SECONDS)
 
     def _bury(self) -> int:
         self.ends.append(super()._bury())
@@ -67,10 +67,10 @@ class WatchedChild(DecodeChild):
 
     def outcome(self, data: bytes) -> Pixels | Exception:
         try:
-            height, width, pixels = self.decode(data)
+            height, width, digest, pixels = self.decode(base64.b64encode(data))
         except (ImageDecodeError, ImageTooLargeError) as refusal:
             return refusal
-        return Pixels(height=height, width=width, digest="", data=pixels)
+        return Pixels(height=height, width=width, digest=digest, data=pixels)
 
 
 def run(bench: Bench) -> Verdict:

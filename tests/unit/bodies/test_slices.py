@@ -21,7 +21,7 @@ from server.bodies.stored import BLOCK_BYTES, StoredBody
 from tests.unit.bodies.bodies import stored
 
 LONG = "data:image/png;base64," + "A" * MIN_SLICE_BYTES
-WINDOW = 1 << 20
+WINDOW = 256 << 10
 
 
 def restored(value: Any, body: StoredBody) -> Any:

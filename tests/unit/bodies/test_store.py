@@ -250,19 +250,11 @@ async def test_a_disk_that_ends_in_the_middle_is_a_full_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     store, before = make_store(tmp_path), num_open_files()
-    make_file = store.make_file
 
-    class Full:
-        def __init__(self) -> None:
-            self._file = make_file()
+    def full(_file_descriptor: int, _chunks: object) -> int:
+        raise OSError(number, "full")
 
-        def write(self, _block: bytes) -> int:
-            raise OSError(number, "full")
-
-        def close(self) -> None:
-            self._file.close()
-
-    monkeypatch.setattr(store, "make_file", Full)
+    monkeypatch.setattr(os, "writev", full)
     with pytest.raises(StorageFullError, match="9437184 bytes are needed"):
         await receive(store, bytes(9 * MIB))
     assert is_empty(store)

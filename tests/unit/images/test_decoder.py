@@ -194,10 +194,22 @@ async def test_a_jpeg_that_claims_more_than_it_holds_is_refused(decoder: ImageDe
         await decoder.decode(data_url(jpeg_claiming(4_000, 4_000)[:-2]))
 
 
-async def test_too_many_bytes_and_foreign_schemes_never_reach_a_child() -> None:
+async def test_too_many_bytes_are_refused_before_they_are_looked_at() -> None:
     decoder = ImageDecoder(num_processes=1, max_bytes=100, max_pixels=100)
-    with pytest.raises(ImageTooLargeError):
+    await decoder.start()
+    with pytest.raises(ImageTooLargeError, match="has 101 bytes; at most 100"):
         await decoder.decode(data_url(bytes(101)))
+    await decoder.stop()
+
+
+async def test_what_is_not_base64_is_refused_by_a_sentence(decoder: ImageDecoder) -> None:
+    for payload in ("QQ*=", "Q\u00e9==", "\ud800"):
+        with pytest.raises(ImageDecodeError, match="is not base64"):
+            await decoder.decode(f"data:image/png;base64,{payload}")
+
+
+async def test_foreign_schemes_never_reach_a_child() -> None:
+    decoder = ImageDecoder(num_processes=1, max_bytes=100, max_pixels=100)
     with pytest.raises(ImageUrlSchemeError):
         await decoder.decode("https://example.com/cat.jpg")
     await decoder.stop()
