@@ -17,7 +17,8 @@ PIP := $(BIN)/pip --disable-pip-version-check
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 SDK_VERSION := 2.6.1
 # Tests and demos compare numbers: one thread each, so that a busy machine changes nothing but the time.
-ONE_THREAD := OMP_NUM_THREADS=1
+# They start hundreds of processes: what one has compiled is kept for the next, whatever the shell says.
+ONE_THREAD := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
 # While the shell lives, no package starts a service: what Debian's policy-rc.d is for.
 NO_SERVICES := p=/usr/sbin/policy-rc.d; [ -e $$p ] || { trap "rm -f $$p" EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; printf '\043!/bin/sh\nexit 101\n' > $$p; chmod 755 $$p; }

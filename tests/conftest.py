@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+import structlog
 
 from tests import databases, postgres, unpickling
 
@@ -28,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
     choice = config.getoption("--database")
     databases.chosen[:] = databases.KINDS if choice == "both" else (choice,)
     unpickling.watch()
+    # Each trace that is logged would otherwise be painted with all variables, for six seconds.
+    plain = structlog.dev.ConsoleRenderer(
+        colors=False, exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -31,7 +31,8 @@ from contract.skills import (
     Skill,
     TunableRequest,
 )
-from tiny.tokenizer import VOCAB_SIZE, build_tokenizer, tokenizer_config
+from server.resources import find
+from tiny.tokenizer import VOCAB_SIZE, tokenizer_config
 from trainer.adapters.lora import Adapter, adapter_bytes_per_rank, adapter_shapes
 from trainer.batching import Row
 from trainer.decoder import DecodeRequest
@@ -47,6 +48,7 @@ from trainer.sequence import Trace
 from trainer.skills import SKILLS
 from trainer.skills.base import Language
 
+TINY = find("tiny/checkpoint")
 RANK = 8
 NUM_IMAGE_TOKENS = 16
 
@@ -104,8 +106,8 @@ def micro_config(family: str = "moondream3", **text: Any) -> MoondreamConfig:
 
 @cache
 def tokenizer() -> Tokenizer:
-    """The tokenizer of the tiny model; made once per session."""
-    return Tokenizer(build_tokenizer())
+    """The tokenizer of the tiny model; read once per session."""
+    return Tokenizer.from_directory(TINY)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -115,14 +116,20 @@ def schema_of(database: Database) -> str | None:
 
 def newest_schema() -> str | None:
     """The schema of this release."""
-    return ScriptDirectory(str(_folder())).get_current_head()
+    return _revisions()[0]
+
+
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    """The newest schema and all that this release knows; Alembic compiles each of their files."""
+    scripts = ScriptDirectory(str(_folder()))
+    return scripts.get_current_head(), frozenset(s.revision for s in scripts.walk_revisions())
 
 
 def _check(connection: Connection) -> str | None:
     """Return the revision of a database, None for an empty one."""
     current = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory(str(_folder())).walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and current not in _revisions()[1]:
         made_by = _signature(connection)
         raise SchemaError(
             f"The database has schema {current}, which a newer release made"

@@ -242,6 +242,7 @@ async def test_keys_are_known_while_the_database_does_not_answer(
 async def test_nowhere_is_a_key_written_down(serve: Serve) -> None:
     """S10: not in logs at DEBUG, the database, metrics, or answers; only its hash is kept."""
     out, err = io.StringIO(), io.StringIO()
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(10))
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -257,7 +258,7 @@ async def test_nowhere_is_a_key_written_down(serve: Serve) -> None:
                     path.read_bytes() for path in service.data_dir.rglob("*") if path.is_file()
                 )
     finally:
-        structlog.reset_defaults()
+        structlog.configure(**before)
     everything = "".join([*texts, out.getvalue(), err.getvalue()])
     assert "request" in everything
     for secret in (key, key[10:], "CANARY"):

@@ -82,6 +82,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
+@pytest.mark.xdist_group("model-memory")  # one process writes the layouts
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what is resident")
 @pytest.mark.parametrize("layout", ["safetensors", "pt", "fp8"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -15,8 +15,13 @@ from tokenizers import Tokenizer
 from examples.shapes import HELD_OUT_COLORS, HELD_OUT_KINDS, TRAINED_COLORS, TRAINED_KINDS
 from tiny.tokenizer import RESERVED, VOCAB_SIZE, build_tokenizer, corpus, tokenizer_config
 
-TOKENIZER = build_tokenizer()
 ROOT = Path(__file__).parents[3]
+BUNDLED = ROOT / "tiny" / "checkpoint" / "tokenizer.json"
+TOKENIZER = Tokenizer.from_file(str(BUNDLED))
+
+
+def test_the_bundled_tokenizer_is_the_one_that_is_built():
+    assert BUNDLED.read_text(encoding="utf-8") == build_tokenizer().to_str(pretty=True)
 
 
 def test_another_process_writes_the_same_bytes(tmp_path):
