@@ -34,7 +34,8 @@ class FinishReason(StrEnum):
 class Pixels:
     """One decoded picture: `data` holds height x width x 3 bytes, RGB, row by row.
 
-    `digest` is the SHA-256 (hex) of the encoded file, by which equal pictures are recognised.
+    `digest` is the SHA-256 (hex) of the file as it was sent, in base64; by it equal pictures are
+    recognised.
     """
 
     height: int

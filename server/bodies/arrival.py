@@ -220,4 +220,4 @@ def _append(
 ) -> None:
     for chunk in chunks:
         fingerprint.update(chunk)
-    write_all(file.fileno(), chunks)
+    write_all(file, chunks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import BinaryIO
 
 SMALL_BYTES = 4 << 10
 """Smaller chunks are joined, so that a body that comes in drops takes no more than its bytes."""
@@ -35,15 +36,16 @@ class Chunks:
         return taken
 
 
-def write_all(file_descriptor: int, chunks: Sequence[bytes | bytearray]) -> None:
+def write_all(file: BinaryIO, chunks: Sequence[bytes | bytearray]) -> None:
     """Append chunks to a file, in order, whatever the system takes at once.
 
     Raises:
         OSError: As of `write`; the file may have got some of it.
+        ValueError: It was closed meanwhile; its number may be another file's by now.
     """
     rest = [memoryview(chunk) for chunk in chunks if chunk]
     while rest:
-        num_written = os.writev(file_descriptor, rest[:MAX_AT_ONCE])
+        num_written = os.writev(file.fileno(), rest[:MAX_AT_ONCE])
         while rest and num_written >= len(rest[0]):
             num_written -= len(rest.pop(0))
         if num_written:

@@ -116,20 +116,20 @@ def schema_of(database: Database) -> str | None:
 
 def newest_schema() -> str | None:
     """The schema of this release."""
-    return _revisions()[0]
+    return _revisions(_folder())[0]
 
 
 @cache
-def _revisions() -> tuple[str | None, frozenset[str]]:
+def _revisions(folder: Path) -> tuple[str | None, frozenset[str]]:
     """The newest schema and all that this release knows; Alembic compiles each of their files."""
-    scripts = ScriptDirectory(str(_folder()))
+    scripts = ScriptDirectory(str(folder))
     return scripts.get_current_head(), frozenset(s.revision for s in scripts.walk_revisions())
 
 
 def _check(connection: Connection) -> str | None:
     """Return the revision of a database, None for an empty one."""
     current = MigrationContext.configure(connection).get_current_revision()
-    if current is not None and current not in _revisions()[1]:
+    if current is not None and current not in _revisions(_folder())[1]:
         made_by = _signature(connection)
         raise SchemaError(
             f"The database has schema {current}, which a newer release made"

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 _log = structlog.get_logger("server.json")
 
 LONG_TEXT_CHARACTERS = 64 << 10
+"""Longer texts are made into JSON in pieces of so many characters."""
 
 
 def to_json(value: Any) -> bytes:
@@ -27,10 +28,11 @@ def to_json(value: Any) -> bytes:
 
 
 def to_json_parts(value: Any) -> list[bytes]:
-    """The bytes of `to_json`, for a value that may hold long texts: no part is one whole.
+    """The bytes of `to_json`, for a value that may hold long texts, which are spread over parts.
 
     The interpreter makes the JSON of a text in one go: that of ten million characters would keep
-    every other thread waiting for 40 ms, and the event loop with them.
+    every other thread waiting for 40 ms, and the event loop with them. What is left without the
+    long texts is still made in one go.
     """
     long_texts: list[str] = []
     mark = secrets.token_hex(16)  # so that no text of a caller can be one

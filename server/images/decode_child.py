@@ -5,34 +5,16 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-from typing import NamedTuple
 
 from server.children import environment_without_secrets, module_command
 from server.domain.errors import ImageDecodeError, ImageTooLargeError, OverloadedError
-from server.images.exchange import (
-    ANSWER,
-    DIGEST_BYTES,
-    PIXELS,
-    REQUEST,
-    SIZE,
-    TOO_LARGE,
-    read_exactly,
-)
+from server.images.exchange import ANSWER, PIXELS, REQUEST, SIZE, TOO_LARGE, read_exactly
 
 MAX_ATTEMPTS = 2
 """A child may die for reasons that are not the picture's, which is therefore tried once more."""
 
 OUT_OF_TIME = (-signal.SIGALRM, -signal.SIGPROF)
 """How a child ends whose picture took too long."""
-
-
-class Decoded(NamedTuple):
-    """What a child made of a file; the digest is the SHA-256 of the file, in hex."""
-
-    height: int
-    width: int
-    digest: str = ""
-    data: bytes = b""
 
 
 class DecodeChild:
@@ -53,12 +35,13 @@ class DecodeChild:
     def pid(self) -> int:
         return self._process.pid
 
-    def measure(self, payload: bytes | memoryview) -> Decoded:
-        """Tell the size by the header; nothing is decoded. Raises as `decode`."""
-        return self._ask_twice(SIZE, payload)
+    def measure(self, payload: bytes | memoryview) -> tuple[int, int]:
+        """Return (height, width) by the header; nothing is decoded. Raises as `decode`."""
+        height, width, _ = self._ask_twice(SIZE, payload)
+        return height, width
 
-    def decode(self, payload: bytes | memoryview) -> Decoded:
-        """Decode a file that is given in base64.
+    def decode(self, payload: bytes | memoryview) -> tuple[int, int, bytes]:
+        """Return (height, width, RGB bytes) of a file that is given in base64.
 
         Raises:
             ImageTooLargeError: Too many bytes or pixels.
@@ -73,7 +56,7 @@ class DecodeChild:
         self._process.kill()
         self._process.wait()
 
-    def _ask_twice(self, wanted: bytes, payload: bytes | memoryview) -> Decoded:
+    def _ask_twice(self, wanted: bytes, payload: bytes | memoryview) -> tuple[int, int, bytes]:
         for _ in range(MAX_ATTEMPTS):
             self._revive()
             try:
@@ -85,15 +68,14 @@ class DecodeChild:
             "The image could not be decoded within the limits of time and memory."
         )
 
-    def _ask(self, wanted: bytes, payload: bytes | memoryview) -> Decoded:
+    def _ask(self, wanted: bytes, payload: bytes | memoryview) -> tuple[int, int, bytes]:
         self._sock.sendall(REQUEST.pack(wanted, len(payload)))
         self._sock.sendall(payload)
         kind, first, second = ANSWER.unpack(read_exactly(self._sock, ANSWER.size))
         if kind == PIXELS:
-            digest = read_exactly(self._sock, DIGEST_BYTES).hex()
-            return Decoded(first, second, digest, read_exactly(self._sock, first * second * 3))
+            return first, second, read_exactly(self._sock, first * second * 3)
         if kind == SIZE:
-            return Decoded(first, second)
+            return first, second, b""
         message = read_exactly(self._sock, first).decode()
         raise ImageTooLargeError(message) if kind == TOO_LARGE else ImageDecodeError(message)
 

@@ -80,10 +80,6 @@ class ImageDecoder:
         """
         return await self._run(lambda: self._decode(payload_of(as_ascii(image_url))))
 
-    async def decode_base64(self, payload: str) -> Pixels:
-        """Decode bare base64, as lines of a batch may hold; raises as `decode`."""
-        return await self._run(lambda: self._decode(memoryview(as_ascii(payload))))
-
     def counts(self) -> PictureCounts:
         """How often a picture was found among those that are kept, since the start."""
         return self._kept.counts()
@@ -100,21 +96,21 @@ class ImageDecoder:
     def _measure(self, payload: memoryview) -> int:
         child = self._children.get()
         try:
-            size = child.measure(payload)
+            height, width = child.measure(payload)
         finally:
             self._children.put(child)
-        return size.height * size.width * 3
+        return height * width * 3
 
     def _decode(self, payload: memoryview) -> Pixels:
         """The picture of one file, in a thread."""
-        key = hashlib.sha256(payload).hexdigest()
-        return self._kept.get(key, lambda: self._decode_anew(payload))
+        digest = hashlib.sha256(payload).hexdigest()
+        return self._kept.get(digest, lambda: self._decode_anew(payload, digest))
 
-    def _decode_anew(self, payload: memoryview) -> Pixels:
+    def _decode_anew(self, payload: memoryview, digest: str) -> Pixels:
         """One decode. There are as many threads as children, so one is always idle."""
         child = self._children.get()
         try:
-            height, width, digest, data = child.decode(payload)
+            height, width, data = child.decode(payload)
         finally:
             self._children.put(child)
         return Pixels(height=height, width=width, digest=digest, data=data)

@@ -4,9 +4,8 @@
     child -> service   [kind, 1 byte][a, 4 bytes][b, 4 bytes][rest]
 
 Wanted is the `SIZE`, which the header tells, or the `PIXELS`; both are answered by their own name:
-a is the height, b the width, and after `PIXELS` the rest is the SHA-256 of the file, 32 bytes, and
-height x width x 3 bytes. `TOO_LARGE` and `DAMAGED`: a is the length of the rest, a sentence in
-UTF-8.
+a is the height, b the width, and after `PIXELS` the rest height x width x 3 bytes. `TOO_LARGE` and
+`DAMAGED`: a is the length of the rest, a sentence in UTF-8.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ ANSWER = struct.Struct("!cII")
 
 SIZE = b"S"
 PIXELS = b"P"
-DIGEST_BYTES = 32
 TOO_LARGE = b"L"
 DAMAGED = b"D"
 

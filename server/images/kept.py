@@ -35,48 +35,48 @@ class KeptPictures:
         self._num_misses = 0
         self._lock = threading.Lock()
 
-    def get(self, key: str, decode: Callable[[], Pixels]) -> Pixels:
+    def get(self, digest: str, decode: Callable[[], Pixels]) -> Pixels:
         """Return the picture; who asks while another thread decodes it waits for that one.
 
         What `decode` raises is raised to all who wait for it, and not kept.
         """
         with self._lock:
-            if key in self._kept:
+            if digest in self._kept:
                 self._num_hits += 1
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            coming = self._coming.get(key)
+                self._kept.move_to_end(digest)
+                return self._kept[digest]
+            coming = self._coming.get(digest)
             if coming is not None:
                 self._num_hits += 1
             else:
                 self._num_misses += 1
-                self._coming[key] = Future()
-        return self._bring(key, decode) if coming is None else coming.result()
+                self._coming[digest] = Future()
+        return self._bring(digest, decode) if coming is None else coming.result()
 
     def counts(self) -> PictureCounts:
         """Since the start."""
         with self._lock:
             return PictureCounts(hits=self._num_hits, misses=self._num_misses)
 
-    def _bring(self, key: str, decode: Callable[[], Pixels]) -> Pixels:
+    def _bring(self, digest: str, decode: Callable[[], Pixels]) -> Pixels:
         """Decode for everybody who waits."""
         try:
             picture = decode()
         except BaseException as error:
             with self._lock:
-                coming = self._coming.pop(key)
+                coming = self._coming.pop(digest)
             coming.set_exception(error)
             raise
         with self._lock:
-            coming = self._coming.pop(key)
-            self._keep(key, picture)
+            coming = self._coming.pop(digest)
+            self._keep(digest, picture)
         coming.set_result(picture)
         return picture
 
-    def _keep(self, key: str, picture: Pixels) -> None:
+    def _keep(self, digest: str, picture: Pixels) -> None:
         if len(picture.data) > self._max_bytes:
             return
-        self._kept[key] = picture
+        self._kept[digest] = picture
         self._num_bytes += len(picture.data)
         while self._num_bytes > self._max_bytes:
             _, oldest = self._kept.popitem(last=False)

@@ -113,6 +113,7 @@ class Pictures:
         found = self._bodies.find(image.url)
         try:
             if found is None:
+                self._refuse_far_too_long(len(image.url))
                 return await work(image.url)
             body, start, stop = found
             self._refuse_far_too_long(stop - start)

@@ -67,10 +67,10 @@ class WatchedChild(DecodeChild):
 
     def outcome(self, data: bytes) -> Pixels | Exception:
         try:
-            height, width, digest, pixels = self.decode(base64.b64encode(data))
+            height, width, pixels = self.decode(base64.b64encode(data))
         except (ImageDecodeError, ImageTooLargeError) as refusal:
             return refusal
-        return Pixels(height=height, width=width, digest=digest, data=pixels)
+        return Pixels(height=height, width=width, digest="", data=pixels)
 
 
 def run(bench: Bench) -> Verdict:

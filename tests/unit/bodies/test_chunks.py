@@ -46,7 +46,7 @@ def test_a_file_gets_all_of_it_whatever_one_call_takes(
 
     monkeypatch.setattr(os, "writev", stingy)
     with (tmp_path / "file").open("wb", buffering=0) as file:
-        write_all(file.fileno(), chunks)
+        write_all(file, chunks)
     content = b"".join(chunks)
     assert (tmp_path / "file").read_bytes() == content
     assert num_calls == -(-len(content) // most)
@@ -55,5 +55,12 @@ def test_a_file_gets_all_of_it_whatever_one_call_takes(
 def test_more_buffers_than_one_call_may_have_are_written(tmp_path: Path) -> None:
     chunks = [bytes([number % 251]) for number in range(3 * MAX_AT_ONCE + 1)]
     with (tmp_path / "file").open("wb", buffering=0) as file:
-        write_all(file.fileno(), chunks)
+        write_all(file, chunks)
     assert (tmp_path / "file").read_bytes() == b"".join(chunks)
+
+
+def test_a_file_that_was_closed_gets_nothing_more(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        write_all(file, [b"x"])

@@ -33,6 +33,7 @@ def read_payload(payload: str) -> bytes:
         "data:text/html;charset=utf-8;base64,/+8A",
         "DATA:image/PNG;BASE64,/+8A",
         " data:image/png;base64,/+\r\n8A\n",
+        "\u00a0data:image/png;base64,/+8A\u2003",
     ],
 )
 def test_any_base64_data_url_is_accepted_whatever_type_it_declares(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import hashlib
 import os
@@ -61,7 +62,7 @@ async def test_each_format_gives_its_pixels_row_by_row(
     data = encoded(two_colours(), format, **options)
     pixels = await decoder.decode(data_url(data, "application/whatever"))
     assert (pixels.height, pixels.width, len(pixels.data)) == (16, 32, 16 * 32 * 3)
-    assert pixels.digest == hashlib.sha256(data).hexdigest()
+    assert pixels.digest == hashlib.sha256(base64.b64encode(data)).hexdigest()
     tolerance = 3 if format == "JPEG" else 0
     for (x, y), wanted in {(0, 0): RED, (31, 0): BLUE, (0, 15): RED, (31, 15): BLUE}.items():
         got = at(pixels.data, x, y)
@@ -222,11 +223,6 @@ async def test_the_pixel_limit_is_inclusive_also_when_odd() -> None:
     with pytest.raises(ImageTooLargeError):
         await decoder.decode(data_url(encoded(Image.new("L", (4, 4)), "PNG")))
     await decoder.stop()
-
-
-async def test_bare_base64_is_decoded_for_batches(decoder: ImageDecoder) -> None:
-    payload = data_url(SOUND_PNG).partition(",")[2]
-    assert (await decoder.decode_base64(payload)).width == 256
 
 
 async def test_many_pictures_at_once_each_get_their_own(decoder: ImageDecoder) -> None:

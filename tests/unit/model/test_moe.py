@@ -12,7 +12,8 @@ from trainer.model.config import MoeConfig
 from trainer.model.grouped import Groups, grouped_linear
 from trainer.model.moe import MoeMlp
 
-FLOAT32_RELATIVE = 1e-6
+FLOAT32_RELATIVE = 4e-6
+"""Of the largest: the order of sums is the processor's, and 1.3e-6 was seen on one."""
 GROUP_OF_ROW = (1, 1, 1, 2, 3, 3, 3, 3)
 EXPERTS, ACTIVE, DIM, INNER = 6, 2, 16, 12
 

@@ -33,12 +33,21 @@ def test_no_part_of_a_long_text_is_long(letter: str) -> None:
     text = letter * (3 * LONG_TEXT_CHARACTERS + 5)
     parts = to_json_parts({"a": [1, text], text: (2, "b")})
     assert json.loads(b"".join(parts)) == {"a": [1, text], text: [2, "b"]}
-    assert max(map(len, parts)) <= 12 * LONG_TEXT_CHARACTERS
+    assert max(map(len, parts)) <= LONG_TEXT_CHARACTERS * len(json.dumps(letter)[1:-1])
 
 
 def test_numbers_that_are_not_finite_are_null_also_in_parts() -> None:
     long = "x" * (LONG_TEXT_CHARACTERS + 1)
     assert b"".join(to_json_parts([float("nan"), long])) == b'[null,"' + long.encode() + b'"]'
+
+
+@pytest.mark.parametrize("length", [1, 15, 64])
+def test_each_byte_at_each_place_of_a_text_is_seen(length: int) -> None:
+    for at in range(length):
+        for byte in range(256):
+            text = bytearray(b"x" * length)
+            text[at] = byte
+            assert stands_as_it_is(bytes(text)) == (0x20 <= byte < 0x7F and byte not in b'"\\')
 
 
 @given(st.binary(max_size=40))

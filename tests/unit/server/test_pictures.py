@@ -45,7 +45,7 @@ class Seen(ImageDecoder):
         self.lengths: list[int] = []
         self.num_now = self.most_at_once = 0
 
-    async def measure(self, image_url: str) -> int:
+    async def measure(self, image_url: str | bytes) -> int:
         self.lengths.append(len(image_url))
         self.num_now += 1
         self.most_at_once = max(self.most_at_once, self.num_now)
@@ -139,6 +139,15 @@ async def test_a_text_that_is_far_too_long_is_not_read(decoder: Seen, tmp_path: 
     with pytest.raises(ImageTooLargeError, match=f"larger than {LIMIT} bytes") as caught:
         await own.measure(within=60.0)
     assert caught.value.loc == ("body", "image_url")
+    assert not decoder.lengths
+
+
+async def test_nor_is_one_that_was_not_cut_from_its_body(decoder: Seen, tmp_path: Path) -> None:
+    url = "data:image/png;base64," + "A" * 3 * LIMIT
+    own = several(decoder, tmp_path, [url], max_call_bytes=MIB)
+    with pytest.raises(ImageTooLargeError, match=f"larger than {LIMIT} bytes") as caught:
+        await own.measure(within=60.0)
+    assert caught.value.loc == ("body", 0)
     assert not decoder.lengths
 
 
