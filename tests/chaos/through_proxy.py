@@ -29,12 +29,16 @@ BELOW_LIMIT = 3 * MIB
 KEY = "k"
 """The one that the SDK of the bars has."""
 
+_HEADERS = {"X-Moondream-Auth": KEY, "Content-Type": "application/json"}
+
 HANG = "rollouts.tick=hang@12!"
 """In each worker: after its canary, in the middle of an answer."""
 
 STREAM_TOKENS = 40
-QUESTIONS = {"nginx": "what is it?", "haproxy": "what is that?"}
-"""To which the random model, with this seed, says something soon and goes on for long."""
+LEAST_EVENTS = 12
+"""Of an answer that says something soon and is long: several tokens may be one event."""
+
+MOST_QUESTIONS = 200
 
 KEPT = {
     "X-Moondream-Auth": "a-key",
@@ -72,8 +76,11 @@ def look(
         "max_generation_tokens": STREAM_TOKENS,
     }
     with bench.service("p01-passing", options=options) as service:
+        service.start()
+        questions = _answered_at_length(service, len(kinds))
+        service.stop()
         service.start(fault=HANG)
-        for kind in kinds:
+        for kind, question in zip(kinds, questions, strict=True):
             folder = service.folder / kind.name
             with ReverseProxy(kind, folder, service.port, certificate) as proxy:
                 user = _User(proxy, certificate, verdict)
@@ -81,7 +88,7 @@ def look(
                 _logs(kind, folder / "logs", certificate, verdict)
                 _metrics(user)
                 _large_bodies(user, service, limit)
-                _streams(user, service)
+                _streams(user, service, question)
             figures[kind.name]["large_body_mb"] = (limit - BELOW_LIMIT) // MIB
 
 
@@ -271,21 +278,42 @@ def _num_refused(service: Service) -> int:
 # --- streams, and who leaves
 
 
-def _streams(user: _User, service: Service) -> None:
+def _answered_at_length(service: Service, num: int) -> list[str]:
+    """Questions to which the random model says something soon and goes on for long.
+
+    The same call is answered with the same words after a restart.
+    """
+    found: list[str] = []
+    for number in range(MOST_QUESTIONS):
+        question = f"what is number {number}?"
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60.0)
+        ask = json.dumps({**_ask(question), "stream": True})
+        connection.request("POST", "/v1/query", ask, _HEADERS)
+        if connection.getresponse().read().count(b"data: ") >= LEAST_EVENTS:
+            found.append(question)
+        connection.close()
+        if len(found) == num:
+            return found
+    raise AssertionError(f"{len(found)} of {MOST_QUESTIONS} questions are answered at length")
+
+
+def _ask(question: str) -> dict[str, Any]:
+    settings = {"temperature": 1.0, "max_tokens": STREAM_TOKENS}
+    return {"image_url": make_image_url((200, 30, 30)), "question": question, "settings": settings}
+
+
+def _streams(user: _User, service: Service, question: str) -> None:
     """The worker hangs in the middle: what arrives had no later token to wait for."""
-    ask = {"image_url": make_image_url((200, 30, 30)), "question": QUESTIONS[user.name]}
-    ask |= {"settings": {"temperature": 1.0, "max_tokens": STREAM_TOKENS}}
-    headers = {"X-Moondream-Auth": KEY, "Content-Type": "application/json"}
     worker = service.worker()
     stream, waiting = user.connect(), user.connect()
-    stream.request("POST", "/v1/query", json.dumps({**ask, "stream": True}), headers)
+    stream.request("POST", "/v1/query", json.dumps({**_ask(question), "stream": True}), _HEADERS)
     answer = stream.getresponse()
     first = answer.readline()
     user.demand(first.startswith(b"data: {"), f"a stream begins with {first[:80]!r}")
     user.demand(worker.is_alive, "the worker that hangs ended before its stream began")
 
     num_before = _num_left(service)
-    waiting.request("POST", "/v1/query", json.dumps({**ask, "question": "and now?"}), headers)
+    waiting.request("POST", "/v1/query", json.dumps(_ask("and now?")), _HEADERS)
     until(lambda: _num_at_work(service) >= 2, "a second call waits for the worker")
     waiting.close()
     until(lambda: _num_left(service) > num_before, f"{user.name} lets go of a client that left")
