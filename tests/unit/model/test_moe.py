@@ -12,8 +12,10 @@ from trainer.model.config import MoeConfig
 from trainer.model.grouped import Groups, grouped_linear
 from trainer.model.moe import MoeMlp
 
-FLOAT32_RELATIVE = 4e-6
-"""Of the largest: the order of sums is the processor's, and 1.3e-6 was seen on one."""
+FLOAT32_RELATIVE = 1e-6
+TRAINING_RELATIVE = 4e-6
+"""Through router, experts and adapter, of the largest number: the order of sums is the processor's,
+and 1.3e-6 was seen on one kind."""
 GROUP_OF_ROW = (1, 1, 1, 2, 3, 3, 3, 3)
 EXPERTS, ACTIVE, DIM, INNER = 6, 2, 16, 12
 
@@ -23,9 +25,9 @@ def groups() -> Groups:
     return Groups.of(torch.tensor(GROUP_OF_ROW), 5)
 
 
-def assert_close(found: Tensor, wanted: Tensor) -> None:
+def assert_close(found: Tensor, wanted: Tensor, within: float = FLOAT32_RELATIVE) -> None:
     difference = (found.detach().double() - wanted.detach()).abs().max()
-    assert float(difference / wanted.detach().abs().max()) < FLOAT32_RELATIVE
+    assert float(difference / wanted.detach().abs().max()) < within
 
 
 def test_groups_are_told_by_their_ends():
@@ -108,7 +110,7 @@ def test_training_in_float32_is_that_in_float64(num_tokens, rank):
     }
     wanted = outcome(mlp.double(), SimpleNamespace(**wide, rows=None), x.detach().double())
     for one, other in zip(found, wanted, strict=True):
-        assert_close(one, other)
+        assert_close(one, other, TRAINING_RELATIVE)
 
 
 def test_training_gives_the_same_bits_every_time():
