@@ -68,6 +68,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in others]
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse a runner that takes no notice of groups.
+
+    pytest-xdist tells them by the ids of tests, which pytest 9.2 no longer lets it change
+    (pytest-dev/pytest-xdist issue 1386); each process would then start what a group shares.
+    """
+    if not session.config.getoption("loadgroup", default=False):
+        return
+    groups = (item for item in session.items if item.get_closest_marker("xdist_group"))
+    if (item := next(groups, None)) is not None and "@" not in item.nodeid.rpartition("]")[2]:
+        raise pytest.UsageError("This pytest-xdist does not keep the groups of tests together.")
+
+
 @pytest.fixture
 def database_kind(request: pytest.FixtureRequest) -> str:
     """`sqlite` or `postgresql`; skips where there is no such server."""

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,16 @@ def tokens_of(words: Sequence[str]) -> list[int]:
     return [token for (token,) in ids]
 
 
-def write_planned(prompt: list[Item], tokens: Sequence[int], seed: int, directory: Path) -> None:
+def write_planned(
+    prompt: list[Item], tokens: Sequence[int], seed: int, directory: Path
+) -> list[Item]:
     """Moondream 3 with a language head that makes `tokens` the greedy answer to a prompt.
 
     The states that they are drawn from do not depend on that head. The region heads are drawn anew,
     with a liking for large boxes: some reach over the edge.
+
+    Returns:
+        The prompt, and what of the answer is fed next.
     """
     weights = load_file(ORACLE / "moondream3" / "model.safetensors")
     generator = torch.Generator().manual_seed(seed)
@@ -157,7 +162,8 @@ def write_planned(prompt: list[Item], tokens: Sequence[int], seed: int, director
     save_file(weights, directory / "model.safetensors")
 
     twin, items, states = NaiveMoondream(directory), list(prompt), []
-    for token in tokens:
+    for place, token in enumerate(tokens):
+        twin.foresee([*items, *takewhile(lambda t: t not in (COORD, SIZE), tokens[place:])])
         hidden = twin.hidden(items)
         states.append(twin.layer_norm("text.post_ln", hidden))
         bins = tuple(int(logits.argmax()) for logits in twin.bin_logits(hidden, token))
@@ -168,6 +174,7 @@ def write_planned(prompt: list[Item], tokens: Sequence[int], seed: int, director
     weights["model.text.lm_head.weight"] = head_DV.T.float().contiguous()
     weights["model.text.lm_head.bias"].zero_()
     save_file(weights, directory / "model.safetensors")
+    return items
 
 
 @cache
@@ -189,7 +196,10 @@ def pixels(family: str) -> list[Pixels]:
     return found
 
 
-def twin_answer(twin: NaiveMoondream, family: str, request: TunableRequest) -> NaiveAnswer:
+def twin_answer(
+    twin: NaiveMoondream, family: str, request: TunableRequest, guess: Rollout
+) -> NaiveAnswer:
+    """What the twin answers; where it draws what `guess` says, it has foreseen its states."""
     asked = request.question if request.skill == "query" else request.object
     prompt = twin.prompt(
         request.skill,
@@ -198,9 +208,19 @@ def twin_answer(twin: NaiveMoondream, family: str, request: TunableRequest) -> N
         refs=getattr(request, "spatial_refs", ()),
         reasoning=getattr(request, "reasoning", False),
     )
+    twin.foresee([*prompt, *items_of(guess)])
     if request.skill == "query":
         return twin.query(prompt, reasoning=request.reasoning, max_tokens=GREEDY.max_tokens)
     return twin.objects(prompt, skill=request.skill, max_objects=GREEDY.max_objects)
+
+
+def items_of(rollout: Rollout) -> Iterator[Item]:
+    """What is fed next of its draws, in order."""
+    coords, sizes = iter(rollout.coords), iter(rollout.sizes)
+    separator = (ANSWER,) * rollout.has_answer_separator
+    for token in (*rollout.thinking_tokens, *separator, *rollout.answer_tokens):
+        bins = (next(coords),) if token == COORD else next(sizes) if token == SIZE else ()
+        yield NaiveDraw(token, bins, 0.0, ()).item
 
 
 # One process makes the variants of a family.
@@ -208,22 +228,35 @@ of_each_family = pytest.mark.parametrize(
     "family", [pytest.param(f, marks=pytest.mark.xdist_group(f"rule-{f}")) for f in FAMILIES]
 )
 PlannedSegment = tuple[Path, SegmentRequest, NaiveAnswer]
-Variant = Callable[[str, int], tuple[Path, list[tuple[TunableRequest, NaiveAnswer]]]]
+Answers = list[tuple[TunableRequest, Rollout, NaiveAnswer]]
+Variant = Callable[[str, int], tuple[TrainerEngine, Answers]]
 
 
 @pytest.fixture(scope="module")
 def variant(tmp_path_factory: pytest.TempPathFactory) -> Variant:
-    """Directory of a variant, and what the twin answers to every request; made once."""
+    """Engine of a variant, and what it and the twin answer to every request; made once."""
 
     @cache
-    def make(family: str, seed: int) -> tuple[Path, list[tuple[TunableRequest, NaiveAnswer]]]:
+    def make(family: str, seed: int) -> tuple[TrainerEngine, Answers]:
         directory = tmp_path_factory.mktemp(f"{family}-{seed}")
         write_variant(family, seed, directory)
-        twin = NaiveMoondream(directory)
-        requests = [*WITHOUT_PICTURE, WITH_PICTURE[seed]]
-        return directory, [(request, twin_answer(twin, family, request)) for request in requests]
+        engine = TrainerEngine(load(directory, name=family, device="cpu", dtype="float32"))
+        twin, answers = NaiveMoondream(directory), []
+        for request in (*WITHOUT_PICTURE, WITH_PICTURE[seed]):
+            rollout = rollout_of(engine, family, request)
+            answers.append((request, rollout, twin_answer(twin, family, request, rollout)))
+        return engine, answers
 
     return make
+
+
+def rollout_of(engine: TrainerEngine, family: str, request: TunableRequest) -> Rollout:
+    adapter = AdapterRef(finetune_id="F" * 26, step=0, rank=8, seed=3, weights=None)
+    made = engine.make_rollouts(
+        MakeRollouts(adapter=adapter, request=request, settings=GREEDY, num_rollouts=1, seed=1),
+        pixels(family),
+    )
+    return made.rollouts[0]
 
 
 @of_each_family
@@ -257,21 +290,32 @@ def test_the_twin_agrees_with_the_oracle(family, case_id):
     assert answer.margin == pytest.approx(case["min_margin"], abs=1e-3)
 
 
+@pytest.mark.parametrize("guessed", [0, 3, 12])
+@of_each_family
+def test_a_guess_changes_no_answer(family, guessed):
+    """By the written rule: the twin draws the same, be a guess right, right so far, or wrong."""
+    twin = NaiveMoondream(ORACLE / family)
+    prompt = twin.prompt("query", "what color is the car?", reasoning=True)
+    alone = twin.query(prompt, reasoning=True, max_tokens=12)
+    right = [draw.item for draw in alone.draws[:guessed]]
+    twin.foresee([*prompt, *right, *((draw.token + 1) % 512 for draw in alone.draws[guessed:])])
+    helped = twin.query(prompt, reasoning=True, max_tokens=12)
+    assert [(d.token, d.bins) for d in helped.draws] == [(d.token, d.bins) for d in alone.draws]
+    for got, wanted in zip(helped.draws, alone.draws, strict=True):
+        assert (got.logprob, *got.bin_logprobs) == pytest.approx(
+            (wanted.logprob, *wanted.bin_logprobs), abs=1e-12
+        )
+
+
 @pytest.mark.parametrize("seed", range(len(WITH_PICTURE)))
 @of_each_family
 def test_answers_by_the_written_rule(family, seed, variant):
     """By the written rule: tokens, bins and outputs equal, log-probabilities to 1e-5."""
-    directory, answers = variant(family, seed)
-    engine = TrainerEngine(load(directory, name=family, device="cpu", dtype="float32"))
-    for request, wanted in answers:
+    engine, answers = variant(family, seed)
+    for request, rollout, wanted in answers:
         if wanted.margin < LEAST_MARGIN:
             continue
-        adapter = AdapterRef(finetune_id="F" * 26, step=0, rank=8, seed=3, weights=None)
-        made = engine.make_rollouts(
-            MakeRollouts(adapter=adapter, request=request, settings=GREEDY, num_rollouts=1, seed=1),
-            pixels(family),
-        )
-        assert_rollout_is(made.rollouts[0], wanted)
+        assert_rollout_is(rollout, wanted)
         answered = engine.answer(
             Answer(adapter=None, request=request, settings=GREEDY, seed=1), pixels(family)
         )
@@ -294,9 +338,10 @@ def segment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Planned
         prompt = NaiveMoondream(ORACLE / "moondream3").prompt(
             "segment", request.object, image_PD=image_PD, refs=refs
         )
-        write_planned(prompt, tokens_of(words.split()), seed, directory)
-        wanted = NaiveMoondream(directory).segment(prompt, max_tokens=SEGMENT_BUDGET)
-        return directory, request, wanted
+        items = write_planned(prompt, tokens_of(words.split()), seed, directory)
+        twin = NaiveMoondream(directory)
+        twin.foresee(items)
+        return directory, request, twin.segment(prompt, max_tokens=SEGMENT_BUDGET)
 
     return make
 
@@ -379,7 +424,7 @@ def test_the_variants_reach_what_the_oracle_does_not_hold(family, variant):
     """By the written rule: each rule is met by answers that are compared, most of all answers."""
     met: Counter[str] = Counter()
     for seed in range(len(WITH_PICTURE)):
-        for request, wanted in variant(family, seed)[1]:
+        for request, _, wanted in variant(family, seed)[1]:
             met["answers"] += 1
             if wanted.margin < LEAST_MARGIN:
                 continue
