@@ -14,7 +14,7 @@ import pytest
 from server.app import create_app
 from server.config import ServerConfig
 from server.db import migrate
-from tests import postgres
+from tests import compiled, postgres
 from tests.described import Described, hook
 from tests.fakes import FakeEngine, FakeImageDecoder
 from tests.service import Service
@@ -77,6 +77,7 @@ def serve(data_dir: Path, database_url: str | None, described: Described) -> Ser
             max_image_bytes=config.max_image_bytes, max_image_pixels=config.max_image_pixels
         )
         app = create_app(config, engine=engine, image_decoder=decoder)
+        compiled.share(app.state.services.database)
         transport = httpx.ASGITransport(app=app)
         async with (
             app.router.lifespan_context(app),

@@ -1,9 +1,10 @@
 """What the API starts in place of a worker: it has a zygote fork one, and ends the way that ends.
 
-    python -I -S -E stub.py ZYGOTE_SOCKET RECORD FD argument...
+    python -I -S -E stub.py ZYGOTE_SOCKET RECORD FD KIND argument...
 
-Started hundreds of times, so it imports next to nothing. SIGTERM goes to the fork; when we are
-killed, the zygote kills the fork.
+The fork has our output, our environment and our working directory, and the descriptor FD unless it
+is "-". Started hundreds of times, so it imports next to nothing. SIGTERM goes to the fork; when we
+are killed, the zygote kills the fork.
 """
 
 import _socket
@@ -19,15 +20,18 @@ def main() -> None:
     zygote.connect(path)
     wish = {
         "argv": argv,
-        "environment": {n: os.environ[n] for n in ("CHAOS_VISITS",) if n in os.environ},
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
         "guardian": os.getppid(),
         "record": record,
     }
-    descriptors = b"".join(n.to_bytes(4, sys.byteorder) for n in (1, 2, int(fd)))
+    numbers = [1, 2] if fd == "-" else [1, 2, int(fd)]
+    descriptors = b"".join(n.to_bytes(4, sys.byteorder) for n in numbers)
     rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     zygote.sendmsg([json.dumps(wish).encode()], rights)
-    os.close(int(fd))  # only the fork may hold the API's socket open
+    for number in numbers[2:]:
+        os.close(number)  # only the fork may hold the API's socket open
     pid = json.loads(zygote.recv(1 << 12))["pid"]
     signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

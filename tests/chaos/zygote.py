@@ -4,8 +4,9 @@ Importing torch takes seconds and a fork milliseconds, so hundreds of deaths fit
 runs in the fork is the production `main` of its kind, from its arguments on; nothing was loaded,
 started or opened for it before but modules. For tests only: cold starts are a bar of their own.
 
-A client connects to the Unix socket and sends one message: JSON with `argv`, `environment`, what to
-do when the client goes, and file descriptors. It reads `{"pid": N}` and, when the fork has ended,
+A client connects to the Unix socket and sends one message: JSON with `argv`, `environment` (all of
+it if there is a `folder` to work in, else what is added to ours), who else's end is the fork's end,
+and file descriptors. It reads `{"pid": N}` and, when the fork has ended,
 `{"status": N}` as `os.waitpid` gives it. When our stdin ends, all forks are killed and we go.
 """
 
@@ -29,6 +30,7 @@ from typing import Any
 KINDS = {
     "trainer": {
         "trainer": "tests.chaos.worker",
+        "command": "trainer.__main__",
         "micro_checkpoint": "tests.chaos.micro_checkpoint",
     },
     "server": {"serve": "tests.chaos.serve"},
@@ -161,6 +163,9 @@ class Zygote:
                 os.dup2(source, target)
                 os.close(source)
             argv = [word.replace("{fd}", str(rest[0])) if rest else word for word in wish["argv"]]
+            if "folder" in wish:
+                os.chdir(wish["folder"])
+                os.environ.clear()
             os.environ.update(wish["environment"])
             sys.argv = argv
             status = self._mains[argv[0]]()

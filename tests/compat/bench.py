@@ -18,7 +18,7 @@ from moondream.finetune import Finetune
 from tests.chaos.forge import Forge
 from tests.chaos.service import Service
 from tests.compat.node_calls import NodeCalls
-from tests.live import LiveServer
+from tests.forked import ForkingServer
 
 KEY = "compat-secret"
 TIMEOUT_SECONDS = 120.0
@@ -44,9 +44,9 @@ class Bench:
     # --- servers
 
     @cached_property
-    def live(self) -> LiveServer:
+    def live(self) -> ForkingServer:
         """`moontune serve --model tiny` in open mode."""
-        server = LiveServer(self.folder / "live", "--seed", "1")
+        server = ForkingServer(self.folder / "live", "--seed", "1")
         return self._stack.enter_context(server)
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from server.db import migrate
 from tests.docs.commands import commands_of, lines_of
 from tests.docs.marks import APART, NOT_RUN, PRELUDES, SCALES, Mark
 from tests.docs.pages import ROOT, Block
+from tests.forked import moontune
 from tests.live import LiveServer
 
 SHOWN_ENDPOINT = "http://127.0.0.1:8000"
@@ -22,8 +24,7 @@ TIMEOUT_SECONDS = 600
 
 _SHIM = """\
 #!/bin/sh
-exec '{python}' -c 'import sys; sys.path.insert(0, "{root}"); sys.argv[0] = "moontune"
-from server.cli import main; main()' "$@"
+exec {command} "$@"
 """
 
 
@@ -46,7 +47,7 @@ class Place:
         migrate.upgrade(ServerConfig(data_dir=self._apart / "data"))
         programs = folder / "bin"
         programs.mkdir()
-        self._write(programs / "moontune", _SHIM.format(python=sys.executable, root=ROOT))
+        self._write(programs / "moontune", _SHIM.format(command=shlex.join(moontune())))
         self._write(programs / "python", f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n")
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MOONTUNE_")}
         self._environment = {

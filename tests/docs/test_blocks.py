@@ -23,7 +23,7 @@ from tests.docs.marks import (
 )
 from tests.docs.pages import ROOT, Block, blocks_of, documents, indented_code, text_of
 from tests.docs.place import Place, scripts_of
-from tests.live import LiveServer
+from tests.forked import ForkingServer
 
 SLOW_PAGE = "docs/recipes/export.md"
 BLOCKS = [block for page in documents() for block in blocks_of(page)]
@@ -42,8 +42,8 @@ def group_of(page: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path_factory.mktemp("docs") / "data", "--seed", "1") as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkingServer]:
+    with ForkingServer(tmp_path_factory.mktemp("docs") / "data", "--seed", "1") as server:
         yield server
 
 
@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 @pytest.mark.parametrize(
     "page", [pytest.param(p, marks=pytest.mark.xdist_group(group_of(p))) for p in RUNNABLE]
 )
-def test_the_blocks_of_a_page_run(page: str, server: LiveServer, tmp_path: Path) -> None:
+def test_the_blocks_of_a_page_run(page: str, server: ForkingServer, tmp_path: Path) -> None:
     said = Place(tmp_path, server).run(blocks_of(page))
     if page == "docs/recipes/resume.md":
         assert "goes on at step 0" in said
@@ -63,7 +63,7 @@ def test_the_blocks_of_a_page_run(page: str, server: LiveServer, tmp_path: Path)
 
 @pytest.mark.e2e
 @pytest.mark.xdist_group("docs")
-def test_metrics_of_the_server_that_pages_name_exist(server: LiveServer, tmp_path: Path) -> None:
+def test_metrics_of_the_server_that_pages_name_exist(server: ForkingServer, tmp_path: Path) -> None:
     recipe = Block(page="docs/recipes/x.md", line=1, language="python", code=_ONE_STEP_OF_EACH)
     Place(tmp_path, server).run([recipe])
     listed = server.get("/v1/tuning/finetunes?limit=100").json()["finetunes"]

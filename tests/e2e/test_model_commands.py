@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from server.ready import read_url
+from tests import forked
 from tests.hub_stand_in import HubStandIn, Repository, run_hub
 from trainer.catalog.known import TOKENIZER_REPOSITORY, TOKENIZER_REVISION
 from trainer.model.checkpoint import load_model, save_model
@@ -65,8 +66,11 @@ class CommandLine:
         self.folder = folder
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", "from server.cli import main; main()", *arguments]
+        if "inspect" in arguments:  # which asks no hub; what may ask ours knows it from its start
+            command = forked.moontune(*arguments)
         return subprocess.Popen(
-            [sys.executable, "-c", "from server.cli import main; main()", *arguments],
+            command,
             cwd=self.folder,
             env={**self._environment, "PYTHONPATH": str(ROOT)},
             preexec_fn=_hear_interrupts,

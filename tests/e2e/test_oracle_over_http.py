@@ -15,7 +15,7 @@ import pytest
 
 from server.config import ServerConfig
 from server.travel import import_adapter
-from tests.live import LiveServer
+from tests.forked import ForkingServer
 
 pytestmark = pytest.mark.e2e
 
@@ -33,14 +33,14 @@ LEAST_MARGIN = 0.01
 @pytest.fixture(scope="module", params=FAMILIES)
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, LiveServer, str]]:
+) -> Iterator[tuple[str, ForkingServer, str]]:
     """A family, a server of it, and the model id of its adapter."""
     family: str = request.param
     data_dir = tmp_path_factory.mktemp(family)
     config = ServerConfig(model=str(ORACLE / family), data_dir=data_dir, dtype="float32")
     arrived = import_adapter(config, ORACLE / family / "adapter.safetensors", name="oracle")
     options = ("--model", str(ORACLE / family), "--dtype", "float32")
-    with LiveServer(data_dir, *options) as server:
+    with ForkingServer(data_dir, *options) as server:
         yield family, server, f"moondream3-preview/{arrived.finetune_id}@0"
 
 
@@ -58,7 +58,7 @@ def question(case: dict[str, Any], family: str) -> dict[str, Any]:
 
 
 @pytest.mark.xdist_group("oracle-over-http")
-def test_every_case(served: tuple[str, LiveServer, str], subtests: pytest.Subtests) -> None:
+def test_every_case(served: tuple[str, ForkingServer, str], subtests: pytest.Subtests) -> None:
     family, server, adapted = served
     for case in [case for of, case in CASES if of == family]:
         with subtests.test(case["id"]):

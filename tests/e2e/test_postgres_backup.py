@@ -13,7 +13,7 @@ import pytest
 from tests import postgres
 from tests.docs.commands import lines_of
 from tests.docs.pages import blocks_of
-from tests.live import LiveServer
+from tests.forked import ForkingServer
 
 pytestmark = pytest.mark.e2e
 
@@ -57,19 +57,19 @@ def test_a_dump_and_a_copy_bring_back_what_was_there_and_the_sdk_goes_on(tmp_pat
         )
         assert done.returncode == 0, done.stderr
 
-    with LiveServer(tmp_path / "data", MOONTUNE_DATABASE_URL=server.url("moontune")) as live:
+    with ForkingServer(tmp_path / "data", MOONTUNE_DATABASE_URL=server.url("moontune")) as live:
         finetune = md.ft("k", name="kept", rank=8, endpoint=live.tuning)
         for _ in range(2):
             finetune.train_step([SFT])
         finetune.save_checkpoint()
     follow(block_with("pg_dump"))
-    with LiveServer(tmp_path / "data", MOONTUNE_DATABASE_URL=server.url("moontune")) as live:
+    with ForkingServer(tmp_path / "data", MOONTUNE_DATABASE_URL=server.url("moontune")) as live:
         again = md.ft("k", finetune_id=finetune.finetune_id, endpoint=live.tuning)
         for _ in range(3):  # after two, states that the dump names are gone from the directory
             assert again.train_step([SFT])["step"] > 2
     follow(block_with("createdb --owner=moontune restored"))
     restored = {"MOONTUNE_DATABASE_URL": server.url("restored")}
-    with LiveServer(tmp_path / "restored-data", **restored) as live:
+    with ForkingServer(tmp_path / "restored-data", **restored) as live:
         again = md.ft("k", finetune_id=finetune.finetune_id, endpoint=live.tuning)
         assert again.train_step([SFT])["step"] == 3
         answer = md.vl(endpoint=f"{live.endpoint}/v1", model=again.model(2)).query(

@@ -11,7 +11,7 @@ import pytest
 
 from examples.shapes import draw_scene
 from tests.e2e.test_whole_system import worker_pid
-from tests.live import LiveServer
+from tests.forked import ForkingServer
 
 pytestmark = pytest.mark.e2e
 
@@ -23,7 +23,9 @@ HANGS_AT = 8
 def test_text_arrives_while_it_is_made_and_a_killed_worker_is_no_whole_answer(
     tmp_path: Path,
 ) -> None:
-    with LiveServer(tmp_path / "data", MOONTUNE_FAULT=f"rollouts.tick=hang@{HANGS_AT}") as server:
+    with ForkingServer(
+        tmp_path / "data", MOONTUNE_FAULT=f"rollouts.tick=hang@{HANGS_AT}"
+    ) as server:
         model = md.vl(endpoint=f"{server.endpoint}/v1")
         picture = draw_scene(3, num_shapes=(3, 3)).image
         chunks = model.caption(picture, length="long", stream=True, settings=GREEDY)["caption"]

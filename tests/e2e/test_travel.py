@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -15,6 +14,8 @@ import torch
 from examples.shapes import draw_scene
 from server.config import ServerConfig
 from server.db import migrate
+from tests import forked
+from tests.forked import ForkingServer
 from tests.live import ROOT, LiveServer
 
 pytestmark = pytest.mark.e2e
@@ -28,7 +29,7 @@ def moontune(*words: object) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person would."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MOONTUNE_")}
     return subprocess.run(
-        [sys.executable, "-c", "from server.cli import main; main()", *map(str, words)],
+        forked.moontune(*map(str, words)),
         cwd=ROOT,
         env={**clean, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -56,7 +57,7 @@ def teach(finetune, steps: int) -> None:
 
 def test_a_finetune_moves_to_another_server_in_every_format(tmp_path: Path) -> None:
     home, away = tmp_path / "home", tmp_path / "away"
-    with LiveServer(home, "--seed", "1") as server:
+    with ForkingServer(home, "--seed", "1") as server:
         finetune = md.ft("k", name="traveller", rank=8, endpoint=server.tuning)
         teach(finetune, 12)
         finetune.save_checkpoint()
@@ -82,7 +83,7 @@ def test_a_finetune_moves_to_another_server_in_every_format(tmp_path: Path) -> N
 
     merged = moontune("export", name, tmp_path / "merged", "--to", "merged", "--data-dir", home)
     assert merged.returncode == 0, merged.stderr
-    with LiveServer(tmp_path / "whole", "--model", str(tmp_path / "merged")) as server:
+    with ForkingServer(tmp_path / "whole", "--model", str(tmp_path / "merged")) as server:
         assert answers(server, None) == taught
 
     content = torch.load(tmp_path / "downloaded.pt", weights_only=True)
@@ -92,7 +93,7 @@ def test_a_finetune_moves_to_another_server_in_every_format(tmp_path: Path) -> N
         done = moontune("import", tmp_path / source, "--name", label, "--data-dir", away)
         assert done.returncode == 0, done.stderr
         ids[label] = done.stdout.rpartition("moondream3-preview/")[2].strip()
-    with LiveServer(away) as server:
+    with ForkingServer(away) as server:
         for model_id in ids.values():
             assert answers(server, f"moondream3-preview/{model_id}") == taught
         arrived = md.ft("k", name="peft", rank=8, endpoint=server.tuning)

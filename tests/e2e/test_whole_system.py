@@ -16,6 +16,7 @@ import moondream as md
 import pytest
 
 from examples.shapes import draw_scene
+from tests.forked import ForkingServer
 from tests.live import ROOT, LiveServer
 
 pytestmark = pytest.mark.e2e
@@ -56,7 +57,7 @@ def newest_weights(data_dir: Path, finetune_id: str) -> bytes:
 
 def worker_pid(server_pid: int) -> int:
     listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(server_pid)],
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(server_pid)],
         capture_output=True,
         text=True,
         check=True,
@@ -106,7 +107,7 @@ def test_within_a_minute_of_one_command_its_banner_has_trained_as_pasted(tmp_pat
 
 
 def test_training_goes_on_at_the_next_step_after_a_restart(tmp_path: Path) -> None:
-    server = LiveServer(tmp_path / "data")
+    server = ForkingServer(tmp_path / "data")
     with server:
         finetune = md.ft("k", name="restarted", rank=8, endpoint=server.tuning)
         for seed in range(2):
@@ -133,7 +134,7 @@ def test_training_goes_on_at_the_next_step_after_a_restart(tmp_path: Path) -> No
 def test_the_same_seed_gives_the_same_rollouts_and_bit_identical_weights(tmp_path: Path) -> None:
     outcomes = []
     for run in ("first", "second"):
-        with LiveServer(tmp_path / run, "--seed", "5") as server:
+        with ForkingServer(tmp_path / run, "--seed", "5") as server:
             finetune = md.ft("k", name=f"seeded-{run}", rank=8, endpoint=server.tuning)
             rollouts = []
             for step in range(10):
@@ -153,7 +154,7 @@ def _tensor_digest(file: bytes) -> str:
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
-    with LiveServer(tmp_path / "data") as server:
+    with ForkingServer(tmp_path / "data") as server:
         finetune = md.ft("k", name="survivor", rank=8, endpoint=server.tuning)
         assert finetune.train_step([sft_group(1)], lr=2e-3)["step"] == 1
         os.kill(worker_pid(server.pid), signal.SIGKILL)
@@ -162,7 +163,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None
 
 
 def test_an_unseen_word_is_taught_by_examples(tmp_path: Path) -> None:
-    with LiveServer(tmp_path / "data", "--seed", "1") as server:
+    with ForkingServer(tmp_path / "data", "--seed", "1") as server:
         finetune = md.ft("k", name="word", rank=8, endpoint=server.tuning)
 
         def share_of_teal() -> float:
@@ -184,7 +185,7 @@ def test_an_unseen_word_is_taught_by_examples(tmp_path: Path) -> None:
 
 
 def test_a_refused_step_changes_nothing(tmp_path: Path) -> None:
-    with LiveServer(tmp_path / "data") as server:
+    with ForkingServer(tmp_path / "data") as server:
         finetune = md.ft("k", name="refused", rank=8, endpoint=server.tuning)
         finetune.train_step([sft_group(1)], lr=2e-3)
         before = newest_weights(tmp_path / "data", finetune.finetune_id)
@@ -207,14 +208,14 @@ def test_a_refused_step_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_health_tells_the_process_from_the_model(tmp_path: Path) -> None:
-    with LiveServer(tmp_path / "data") as server:
+    with ForkingServer(tmp_path / "data") as server:
         assert server.get("/healthz").status_code == 200
         assert server.get("/readyz").status_code == 200
         assert server.ready_line.startswith("moontune ready")
 
 
 def test_a_key_guards_every_call(tmp_path: Path) -> None:
-    with LiveServer(tmp_path / "data", MOONTUNE_API_KEY="secret") as server:
+    with ForkingServer(tmp_path / "data", MOONTUNE_API_KEY="secret") as server:
         url = f"{server.tuning}/finetunes"
         assert httpx.get(url).status_code == 401
         assert httpx.get(url, headers={"X-Moondream-Auth": "secret"}).status_code == 200

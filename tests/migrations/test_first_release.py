@@ -7,7 +7,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from safetensors.numpy import load_file
 
 from server.config import DATABASE_FILE
 from tests.chaos.micro_checkpoint import write_micro_checkpoint
-from tests.live import ROOT, LiveServer
+from tests.forked import ForkingServer
+from tests.forked import moontune as moontune_command
+from tests.live import ROOT
 from tests.migrations.first_release import (
     LEDGER,
     NEXT,
@@ -52,7 +53,7 @@ def test_the_sdk_goes_on_where_the_first_release_left_it_and_the_way_back_is_ope
     write_micro_checkpoint(model)
     data.mkdir()
     seen = lay_out(data)
-    server = LiveServer(data, "--model", str(model), "--seed", SEED)
+    server = ForkingServer(data, "--model", str(model), "--seed", SEED)
     with server:
         tuning = Tuning(server)
         compare(tuning.look(), seen["before"])
@@ -102,8 +103,10 @@ def whole(weights: Path) -> NDArray[np.float32]:
 
 def moontune(*words: str) -> str:
     """Run a command as a terminal would; returns its output."""
-    command = [sys.executable, "-c", "from server.cli import main; main()", *words]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    ended = subprocess.run(
+        moontune_command(*words), cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return ended.stdout
 
 
 def digests(folder: Path) -> dict[str, str]:

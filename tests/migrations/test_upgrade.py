@@ -33,7 +33,7 @@ from server.verification import verify
 from tests.chaos.micro_checkpoint import write_micro_checkpoint
 from tests.factories import make_sft_group
 from tests.fakes import FAKE_MODEL, FakeEngine, FakeImageDecoder
-from tests.live import LiveServer
+from tests.forked import ForkingServer
 from tests.migrations.recorded import MIGRATIONS, SCHEMAS, lay_out
 
 KILLED = 137
@@ -247,7 +247,7 @@ def test_the_next_step_is_the_same_whatever_code_made_the_ones_before(
     for schema in (SCHEMAS[0], SCHEMAS[-1]):  # each takes a server of its own
         own = config.model_copy(update={"data_dir": tmp_path / schema})
         lay_out(schema, own)
-        with LiveServer(own.data_dir, "--model", str(model), "--seed", "7") as server:
+        with ForkingServer(own.data_dir, "--model", str(model), "--seed", "7") as server:
             body = {"name": "trained", "rank": 8}
             trained = server.post(f"{TUNING}/finetunes", body).json()["finetune_id"]
             body = {"finetune_id": trained, "groups": [make_sft_group()], "lr": 0.01}
