@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from contract.engine import AdapterRef, ExportCheckpoint, TrainStep
+from contract.engine import AdapterRef, ExportCheckpoint, MakeRollouts, TrainStep
 from contract.errors import EngineFailed, RequestRefused
 from contract.groups import SFTGroup
 from contract.skills import QueryTarget
@@ -72,16 +72,17 @@ in_every_place = pytest.mark.parametrize(
 )
 
 
+def write_adapter(folder: Path, number: int) -> AdapterRef:
+    """An adapter on disk, of the finetune of that number."""
+    adapter = random_adapter(loaded_micro().model, seed=number)
+    weights = write_tensors(folder / str(number), adapter.tensors, {})
+    return adapter_ref(weights=weights, finetune_id=f"{number:026}")
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[int], AdapterRef]:
     """Adapters on disk, each of a finetune of its own."""
-
-    def save(number: int) -> AdapterRef:
-        adapter = random_adapter(loaded_micro().model, seed=number)
-        weights = write_tensors(tmp_path / str(number), adapter.tensors, {})
-        return adapter_ref(weights=weights, finetune_id=f"{number:026}")
-
-    return save
+    return lambda number: write_adapter(tmp_path, number)
 
 
 def engine_of(budgets=AMPLE) -> TrainerEngine:
@@ -104,20 +105,27 @@ def assert_same(made: Any, expected: Any) -> None:
 # --- one unit fails once
 
 
-@in_every_place
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("big"), RuntimeError("odd")], ids=repr)
-def test_whatever_fails_once_costs_at_most_its_own_call(
-    monkeypatch, saved, module, name, number, error
-):
-    refs = [saved(n) for n in range(3)]
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[MakeRollouts, Any]]:
+    """Calls with adapters of their own, and what each gets alone."""
+    folder = tmp_path_factory.mktemp("adapters")
+    refs = [write_adapter(folder, number) for number in range(3)]
     # Eight blocks, of which each rollout takes two: the nine wait for room and join in ticks.
     commands = [
         rollouts(QUERY, adapter=refs[0], settings=replace(WARM, max_tokens=20), num_rollouts=9),
         rollouts(QUERY_WITH_IMAGE, adapter=refs[1], seed=2),
         rollouts(DETECT, adapter=refs[2], seed=3),
     ]
-    expected = [ask(engine_of(), command) for command in commands]
+    return [(command, ask(engine_of(), command)) for command in commands]
+
+
+@in_every_place
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("big"), RuntimeError("odd")], ids=repr)
+def test_whatever_fails_once_costs_at_most_its_own_call(
+    monkeypatch, three, module, name, number, error
+):
+    commands, expected = zip(*three, strict=True)
     engine = engine_of(SMALL)
     fault = Fault(error, calls=(number,))
     fault.put_into(monkeypatch, module, name)
