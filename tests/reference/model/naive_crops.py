@@ -69,11 +69,17 @@ def resample_columns(image_HWC: np.ndarray, num_out: int) -> np.ndarray:
     if image_HWC.shape[1] == num_out:
         return image_HWC
     position_OK, weight_OK = taps(image_HWC.shape[1], num_out)
-    total_HOC = np.full(
-        (image_HWC.shape[0], num_out, image_HWC.shape[2]), 1 << (FRACTION_BITS - 1), np.int64
+    assert 255 * np.abs(weight_OK).sum(axis=1).max() < 2**31 - 2**FRACTION_BITS, (
+        "32 bits hold a sum"
     )
-    for position_O, weight_O in zip(position_OK.T, weight_OK.T, strict=True):
-        total_HOC += image_HWC[:, position_O] * weight_O[:, None]
+    image_HWC = np.ascontiguousarray(image_HWC, np.int32)
+    shape_HOC = (image_HWC.shape[0], num_out, image_HWC.shape[2])
+    total_HOC = np.full(shape_HOC, 1 << (FRACTION_BITS - 1), np.int32)
+    part_HOC = np.empty_like(total_HOC)
+    for position_O, weight_O in zip(position_OK.T, weight_OK.astype(np.int32).T, strict=True):
+        image_HWC.take(position_O, axis=1, out=part_HOC, mode="clip")
+        part_HOC *= weight_O[:, None]
+        total_HOC += part_HOC
     return np.clip(total_HOC >> FRACTION_BITS, 0, 255).astype(np.uint8)
 
 
