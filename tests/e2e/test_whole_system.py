@@ -16,7 +16,7 @@ import moondream as md
 import pytest
 
 from examples.shapes import draw_scene
-from tests.forked import ForkingServer
+from tests.forked import ForkingServer, moontune
 from tests.live import ROOT, LiveServer
 
 pytestmark = pytest.mark.e2e
@@ -234,7 +234,7 @@ def test_what_cannot_work_is_said_in_a_sentence(
     tmp_path: Path, arguments: tuple[str, ...], says: str
 ) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "server", "--port", "0", "--data-dir", str(tmp_path), *arguments],
+        moontune("serve", "--port", "0", "--data-dir", str(tmp_path), *arguments),
         cwd=ROOT,
         capture_output=True,
         text=True,
