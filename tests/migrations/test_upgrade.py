@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
@@ -334,6 +335,7 @@ def _upgrade_and_die_at(config: ServerConfig, statement: int) -> bool:
     """Upgrade in a child that dies before its n-th statement; whether there were as many."""
     child = os.fork()
     if child == 0:
+        gc.disable()  # a search of all objects that is due in the parent would be due in each child
         seen: Counter[str] = Counter()
 
         def die(*_args: object) -> None:
