@@ -85,7 +85,7 @@ demo: setup ## train the bundled tiny Moondream with the official SDK, start to 
 serve: setup ## a server to work with (MODEL=tiny, DATA_DIR=data)
 	$(BIN)/moontune serve --model $(MODEL) --data-dir $(DATA_DIR)
 
-test: setup ## all tests
+test: setup ## all tests (nine minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 cov: setup ## all tests, and which lines they run, those of servers and workers with them (half as long again)
@@ -95,7 +95,7 @@ cov: setup ## all tests, and which lines they run, those of servers and workers 
 test-fast: setup ## unit and property tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property
 
-bars: setup ## a sample of the bars of reliability and security (five minutes)
+bars: setup ## a sample of the bars of reliability and security (seven minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos commit --lanes 2
 
 chaos: setup chaos-programs ## every bar of reliability at its full count, with a report (an hour)
