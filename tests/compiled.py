@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, MutableMapping
+from collections import UserDict
 from typing import Any
 
 from server.db.connection import Database
 
 
-class _OfOneKind(MutableMapping[tuple[Any, ...], Any]):
-    """Compiled statements by their keys, of which the first part is the dialect of one engine."""
+class _OfOneKind(UserDict[tuple[Any, ...], Any]):
+    """Compiled statements by SQLAlchemy's keys, less their first part: the dialect of one engine.
 
-    def __init__(self) -> None:
-        self._compiled: dict[tuple[Hashable, ...], Any] = {}
+    It does what SQLAlchemy asks of such a store, `get` and `[] =`, and forgets nothing.
+    """
 
-    def __getitem__(self, key: tuple[Any, ...]) -> Any:
-        return self._compiled[key[1:]]
+    def get(self, key: tuple[Any, ...], default: Any = None) -> Any:
+        return self.data.get(key[1:], default)
 
-    def __setitem__(self, key: tuple[Any, ...], compiled: Any) -> None:
-        self._compiled[key[1:]] = compiled
-
-    def __delitem__(self, key: tuple[Any, ...]) -> None:
-        del self._compiled[key[1:]]
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return iter(self._compiled)
-
-    def __len__(self) -> int:
-        return len(self._compiled)
+    def __setitem__(self, key: tuple[Any, ...], item: Any) -> None:
+        self.data[key[1:]] = item
 
 
 _by_kind: dict[str, _OfOneKind] = {}
 
 
 def share(database: Database) -> None:
-    """Let a database use what others of its kind have compiled; SQL of one kind is the same."""
+    """Let a database use what others of its kind have compiled, with the same driver and server."""
     for engine in (database.writer, database.readers):
         kept = _by_kind.setdefault(engine.dialect.name, _OfOneKind())
         engine.update_execution_options(compiled_cache=kept)

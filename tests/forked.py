@@ -1,7 +1,7 @@
 """Servers and commands whose trainers are forked from one zygote of this test process.
 
-What runs is the production code, from the arguments of a process on. Cold starts are a matter of
-their own: tests of the command, the wheel, the unit and the image have them.
+What runs is the production code, from the arguments of a process on, with what it inherits. Cold
+starts are a matter of their own: tests of the command, the wheel, the unit and the image have them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.forge import ZygoteProcess
@@ -24,9 +25,9 @@ def _zygote() -> ZygoteProcess:
     """The one of this process; it ends with it."""
     folder = Path(tempfile.mkdtemp(prefix="moontune-zygote-"))  # its socket needs a short path
     zygote = ZygoteProcess("trainer", folder)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(zygote.close)
-    zygote.until_ready()
+    zygote.until_ready()  # else its log stays, which is named
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return zygote
 
 
@@ -36,8 +37,8 @@ def moontune(*words: str) -> list[str]:
 
 
 class ForkingServer(LiveServer):
-    """The same, ready in a second."""
+    """`moontune serve` of this checkout, with forked trainers."""
 
     @property
-    def program(self) -> list[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def program(self) -> Sequence[str]:
         return moontune("serve")

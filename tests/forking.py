@@ -1,7 +1,7 @@
 """`python forking.py ZYGOTE_SOCKET word...`: the command `moontune`, whose trainers are forked.
 
-Run by its path, with nothing else of the tests. A trainer imports torch for four seconds and is
-started a hundred times; here a zygote that has imported it forks, see chaos/zygote.py.
+Run by its path, and this checkout's whatever is installed. A trainer imports torch for four seconds
+and is started a hundred times; here a zygote that has imported it forks, see chaos/zygote.py.
 """
 
 from __future__ import annotations
@@ -9,31 +9,32 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from server import children
-
 STUB = Path(__file__).with_name("chaos") / "stub.py"
-NOWHERE = "/dev/null"
-COLD = ("pull", "doctor")
-"""They look at the environment, or for torch, while they are imported."""
+NO_RECORD, NO_FD = "/dev/null", "-"
+COLD = ("doctor", "list", "pull")
+"""What they import reads the environment at once, such as the address of the hub."""
 
 
 def main() -> None:
     """Have every trainer forked, then do what the words say."""
-    _, zygote, *words = sys.argv
-    sys.argv = ["moontune", *words]
+    _, zygote, *sys.argv[1:] = sys.argv
+    sys.argv[0] = "moontune"
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from server import children
+
     cold_command = children.module_command
 
     def module_command(module: str, *words: str) -> list[str]:
         if module != "trainer" or words[0] in COLD:
             return cold_command(module, *words)
-        kind, fd = "command", "-"
+        kind, fd = "command", NO_FD
         if words[0] == "--fd":
             kind, fd = "trainer", words[1]
             words = ("--fd", "{fd}", *words[2:])
-        return [sys.executable, "-I", "-S", "-E", str(STUB), zygote, NOWHERE, fd, kind, *words]
+        return [sys.executable, "-I", "-S", "-E", str(STUB), zygote, NO_RECORD, fd, kind, *words]
 
     children.module_command = module_command
-    from server.cli import main as moontune
+    from server.cli import main as moontune  # who imports the command from here on has ours
 
     moontune()
 

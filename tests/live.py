@@ -25,11 +25,9 @@ class LiveServer:
     """`moontune serve --model tiny` on a free loopback port; a context manager.
 
     Attributes:
-        program: What runs; of this checkout, unless a subclass names another release.
         folder: Where it runs.
     """
 
-    program: Sequence[str] = (sys.executable, "-m", "server")
     folder = ROOT
 
     def __init__(self, data_dir: Path, *arguments: str, port: int = 0, **environment: str):
@@ -39,6 +37,11 @@ class LiveServer:
         self._environment = environment
         self._process: subprocess.Popen[str] | None = None
         self.ready_line = ""
+
+    @property
+    def program(self) -> Sequence[str]:
+        """What runs, before its options."""
+        return (sys.executable, "-m", "server")
 
     def start(self) -> Self:
         command = [*self.program, "--model", "tiny", "--port", str(self._port)]

@@ -2,14 +2,15 @@
 
     python -I -S -E stub.py ZYGOTE_SOCKET RECORD FD KIND argument...
 
-The fork has our output, our environment and our working directory, and the descriptor FD unless it
-is "-". Started hundreds of times, so it imports next to nothing. SIGTERM goes to the fork; when we
-are killed, the zygote kills the fork.
+The fork has what a child has of its parent: our output, environment, working directory, mask and
+limits, and the descriptor FD unless it is "-". Started hundreds of times, so it imports next to
+nothing. SIGTERM goes to the fork; when we are killed, the zygote kills the fork.
 """
 
 import _socket
 import json
 import os
+import resource
 import signal
 import sys
 
@@ -22,6 +23,10 @@ def main() -> None:
         "argv": argv,
         "environment": dict(os.environ),
         "folder": os.getcwd(),
+        "umask": os.umask(0o077),  # ours has no use any more
+        "limits": {
+            n: resource.getrlimit(n) for n in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE)
+        },
         "guardian": os.getppid(),
         "record": record,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from tests.chaos import visits
@@ -11,7 +10,6 @@ from trainer import process as trainer
 
 def main() -> int:
     """Work as `python -m trainer` does."""
-    os.umask(0o077)  # inherited from the service, where it is no fork of a zygote
     visits.write_if_asked("worker")
     return trainer.main()
 

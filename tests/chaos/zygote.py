@@ -4,10 +4,11 @@ Importing torch takes seconds and a fork milliseconds, so hundreds of deaths fit
 runs in the fork is the production `main` of its kind, from its arguments on; nothing was loaded,
 started or opened for it before but modules. For tests only: cold starts are a bar of their own.
 
-A client connects to the Unix socket and sends one message: JSON with `argv`, `environment` (all of
-it if there is a `folder` to work in, else what is added to ours), who else's end is the fork's end,
-and file descriptors. It reads `{"pid": N}` and, when the fork has ended,
-`{"status": N}` as `os.waitpid` gives it. When our stdin ends, all forks are killed and we go.
+A client connects to the Unix socket and sends one message: file descriptors, and JSON with `argv`,
+`environment`, and who else's end is the fork's end. With a `folder` the fork takes over all that a
+child has of its parent, such as the environment as a whole; else it has ours and what is added.
+The client reads `{"pid": N}` and, when the fork has ended, `{"status": N}` as `os.waitpid` gives
+it. When our stdin ends, all forks are killed and we go.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -36,7 +38,7 @@ KINDS = {
     "server": {"serve": "tests.chaos.serve"},
 }
 """By kind and the first argument: the module whose `main` a fork runs."""
-MAX_MESSAGE_BYTES = 1 << 16
+MAX_MESSAGE_BYTES = 1 << 17
 MAX_FDS = 4
 KEEP_ORPHANS = "keep-orphans"
 """A file of this name beside the socket: forks whose client was killed go on, as a process would
@@ -164,8 +166,7 @@ class Zygote:
                 os.close(source)
             argv = [word.replace("{fd}", str(rest[0])) if rest else word for word in wish["argv"]]
             if "folder" in wish:
-                os.chdir(wish["folder"])
-                os.environ.clear()
+                _be_child_of(wish)
             os.environ.update(wish["environment"])
             sys.argv = argv
             status = self._mains[argv[0]]()
@@ -178,6 +179,15 @@ class Zygote:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(status)
+
+
+def _be_child_of(wish: dict[str, Any]) -> None:
+    """Take over what a child has of its parent."""
+    os.chdir(wish["folder"])
+    os.umask(wish["umask"])
+    os.environ.clear()
+    for number, limits in wish["limits"].items():
+        resource.setrlimit(int(number), tuple(limits))
 
 
 def _record(path: Path, pid: int, argv: list[str]) -> None:

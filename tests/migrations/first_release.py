@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,12 @@ class OlderRelease(LiveServer):
 
     def __init__(self, program: Path, data_dir: Path, *arguments: str):
         super().__init__(data_dir, *arguments)
-        self.program = (str(program), "serve")
+        self._program = program
         self.folder = data_dir.parent
+
+    @property
+    def program(self) -> Sequence[str]:
+        return (str(self._program), "serve")
 
 
 class Tuning:

@@ -1,7 +1,7 @@
 """Moondream by its written rules alone (model-facts.md 2 to 6): text model, region, greedy answers.
 
 Nothing of `trainer` is imported or was copied: the weights come straight from the file, in float64.
-Every draw runs the whole sequence anew, one head and one expert at a time; there is no cache. Who
+Every draw runs the whole sequence anew, one head and one expert at a time, without a cache; but who
 has a guess of the sequence may `foresee` it: draws that it is right about are made in one run.
 Image tokens are given, the vision tower is not here; neither are adapters.
 
@@ -124,7 +124,7 @@ class NaiveMoondream:
     def is_foreseen(self, items: Sequence[Item]) -> bool:
         """Whether the guess begins with these: equal tokens and values, the very same pictures."""
         return len(items) <= len(self.foreseen) and all(
-            known is item or (not isinstance(item, Tensor) and known == item)
+            known is item or (type(known) is type(item) is not Tensor and known == item)
             for known, item in zip(self.foreseen, items, strict=False)
         )
 

@@ -57,7 +57,7 @@ def measure(directory, dtype):
             look()
             time.sleep(0.0005)
 
-    watching = threading.Thread(target=watch)
+    watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     model = load_checkpoint(
         checkpoint, dtype=getattr(torch, dtype), on_progress=lambda done, total: look()
@@ -69,9 +69,10 @@ def measure(directory, dtype):
 
 for directory in sys.argv[2:]:
     if os.fork() == 0:  # each in a process of its own, which has imported torch already
-        print(json.dumps(measure(directory, sys.argv[1])), flush=True)
-        os._exit(0)
-    os.wait()
+        print(json.dumps(measure(directory, sys.argv[1])))
+        sys.exit()
+    _, status = os.wait()
+    assert status == 0, directory
 """
 
 
@@ -100,11 +101,12 @@ def measured(written: dict[str, Path]) -> dict[tuple[str, str], dict[str, int]]:
         ended = subprocess.run(
             [sys.executable, "-c", MEASURE, dtype, *(written[layout] for layout in LAYOUTS)],
             cwd=ROOT,
-            check=True,
+            check=False,
             capture_output=True,
             text=True,
             timeout=240,
         )
+        assert ended.returncode == 0, ended.stderr
         for layout, line in zip(LAYOUTS, ended.stdout.splitlines(), strict=True):
             found[dtype, layout] = json.loads(line)
     return found
