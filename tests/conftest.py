@@ -90,7 +90,7 @@ def _refuse_split_groups(session: pytest.Session) -> None:
         return
     groups = (item for item in session.items if item.get_closest_marker("xdist_group"))
     if (item := next(groups, None)) is not None and "@" not in item.nodeid.rpartition("]")[2]:
-        raise pytest.UsageError("This pytest-xdist does not keep the groups of tests together.")
+        session.shouldfail = "this pytest-xdist does not keep the groups of tests together"
 
 
 @pytest.fixture
