@@ -243,8 +243,10 @@ async def test_neither_steps_nor_answers_wait_for_the_other(
 async def test_by_default_dozens_of_answers_are_with_the_engine(service: Service) -> None:
     service.engine.gate.clear()
     calls = [start(service.post("/v1/query", {"question": f"{i}"})) for i in range(40)]
-    await until(partial(has_waiting, service, 9))
+    # Every one waits, or has reached the engine.
+    await until(lambda: service.engine.num_running + service.dispatcher.num_waiting == 40)
     assert service.engine.num_running == 31  # the last turn is kept for others
+    assert service.dispatcher.num_waiting == 9
     service.engine.gate.set()
     assert all(answer.status_code == 200 for answer in await asyncio.gather(*calls))
 
