@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-STUB = Path(__file__).with_name("chaos") / "stub.py"
-NO_RECORD, NO_FD = "/dev/null", "-"
 COLD = ("doctor", "list", "pull")
 """What they import reads the environment at once, such as the address of the hub."""
 
@@ -21,17 +19,17 @@ def main() -> None:
     sys.argv[0] = "moontune"
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from server import children
+    from tests.chaos.stub_command import stub_command, worker_words
 
     cold_command = children.module_command
 
     def module_command(module: str, *words: str) -> list[str]:
+        command = cold_command(module, *words)
         if module != "trainer" or words[0] in COLD:
-            return cold_command(module, *words)
-        kind, fd = "command", NO_FD
+            return command
         if words[0] == "--fd":
-            kind, fd = "trainer", words[1]
-            words = ("--fd", "{fd}", *words[2:])
-        return [sys.executable, "-I", "-S", "-E", str(STUB), zygote, NO_RECORD, fd, kind, *words]
+            return stub_command(zygote, *worker_words(command), fd=int(words[1]))
+        return stub_command(zygote, "command", *words)
 
     children.module_command = module_command
     from server.cli import main as moontune  # who imports the command from here on has ours

@@ -7,15 +7,13 @@ the environment included, is as in `moontune serve`.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from server.config import load_config
 from server.restarts import RestartSchedule
 from server.serving import serve
 from server.worker_process import WorkerLaunch, trainer_command
 from tests.chaos import visits
-
-STUB = Path(__file__).with_name("stub.py")
+from tests.chaos.stub_command import stub_command, worker_words
 
 
 def main() -> int:
@@ -27,10 +25,7 @@ def main() -> int:
     trainer = trainer_command(config)
 
     def command(fd: int, epoch: int) -> list[str]:
-        words = list(trainer(fd, epoch))
-        words = words[words.index("trainer") :]
-        words[words.index("--fd") + 1] = "{fd}"
-        return [sys.executable, "-I", "-S", "-E", str(STUB), zygote, record, str(fd), *words]
+        return stub_command(zygote, *worker_words(list(trainer(fd, epoch))), fd=fd, record=record)
 
     launch = WorkerLaunch(command=command, log_path=config.data_dir / "logs" / "worker.log")
     schedule = RestartSchedule(
