@@ -1,7 +1,8 @@
 """The dialogue over the socket between API and worker: who may say what, as plain headers.
 
-    API    -> worker   {"kind": "call", "id": n, "verb": ..., "command": ..., "images": [...]}
-                       and the pixels of the images as blobs
+    API    -> worker   {"kind": "call", "id": n, "verb": ..., "command": ..., "images": [...],
+                        "request_id": ...} and the pixels of the images as blobs; the id of the
+                       request that it is made for goes into the worker's log
     API    -> worker   {"kind": "cancel", "id": n}   nobody waits for this call any more
     API    -> worker   {"kind": "ping"}              say something: stats follow
     API    -> worker   {"kind": "stop"}
@@ -58,7 +59,9 @@ RESULTS: dict[str, type[Any] | None] = {
 }
 
 
-def call_message(call_id: int, verb: str, command: Any, images: Sequence[Pixels] = ()) -> Message:
+def call_message(
+    call_id: int, verb: str, command: Any, images: Sequence[Pixels] = (), request_id: str = ""
+) -> Message:
     """One call; the pixels of `images` travel as blobs, in order."""
     header = {
         "kind": "call",
@@ -66,6 +69,7 @@ def call_message(call_id: int, verb: str, command: Any, images: Sequence[Pixels]
         "verb": verb,
         "command": to_plain(command),
         "images": [[i.height, i.width, i.digest] for i in images],
+        "request_id": request_id,
     }
     return Message(header=header, blobs=[i.data for i in images])
 

@@ -40,7 +40,8 @@ _PING = Message(header={"kind": "ping"})
 
 
 def _encoded(call_id: int, verb: str, command: Any, images: Sequence[Pixels]) -> Parts:
-    return encode(call_message(call_id, verb, command, images))
+    request_id: str = structlog.contextvars.get_contextvars().get("request_id", "")
+    return encode(call_message(call_id, verb, command, images, request_id))
 
 
 class NotHandedOverError(WorkerUnavailable):

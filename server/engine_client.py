@@ -201,7 +201,7 @@ class EngineClient:
         """Publish a status and wake who waits for one; the model is the last one that is known."""
         # Until the first model answers, whoever started us shows the status.
         write = log.debug if self._status.model is None else log.info
-        write("engine_status", state=state, detail=detail)
+        write("engine_status", state=state, detail=detail, epoch=self._epoch)
         self._status = EngineStatus(
             state=state,
             detail=detail,

@@ -88,8 +88,12 @@ class WorkerEnd:
 
     @property
     def last_line(self) -> str:
-        """The last thing it said, shortened; empty when it said nothing."""
-        return self.last_lines[-1][:MAX_LINE_CHARACTERS] if self.last_lines else ""
+        """The last thing it said, shortened; empty when it said nothing.
+
+        Events of its log (one JSON object a line) are no last words: they were dealt with.
+        """
+        said = [line for line in self.last_lines if not line.startswith("{")]
+        return said[-1][:MAX_LINE_CHARACTERS] if said else ""
 
 
 class WorkerProcess:

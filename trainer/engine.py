@@ -46,6 +46,7 @@ from trainer.exchange.errors import ExchangeError
 from trainer.exchange.outgoing import Export, write_exchange
 from trainer.image_features import ImageFeatures
 from trainer.loading import LoadedModel
+from trainer.logs import EventLog
 from trainer.loop import DeviceLoop, Part
 from trainer.metrics import reward_metrics, step_extras
 from trainer.model.kv_blocks import BlockPool
@@ -62,6 +63,8 @@ from trainer.streaming import AnswerStream
 from trainer.train_step import Limits, PackOutOfMemoryError, step_in_parts
 
 R = TypeVar("R")
+
+log = EventLog(__name__)
 
 DEFAULT_MICRO_BATCH_TOKENS = 2048
 """Positions of one part of a train step: what answers wait for at most, between two tokens."""
@@ -305,6 +308,13 @@ class TrainerEngine:
                     return None
                 has_failed_elsewhere = True
             limits = limits.smaller()
+            log.warning(
+                "train_step_out_of_memory",
+                exc_info=error,
+                finetune_id=command.adapter.finetune_id,
+                step=command.adapter.step + 1,
+                max_positions=limits.max_positions,
+            )
             return self._train_in_parts(command, images, limits)
 
         return self._loop.train(lambda: self._train_in_parts(command, images, limits), begin_again)

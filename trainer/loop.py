@@ -10,7 +10,6 @@ in the order in which they came.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -27,8 +26,6 @@ from trainer.device_memory import OUT_OF_MEMORY, forget_frames
 from trainer.sample_job import Sampled, SampleRequest
 from trainer.sampler import Sampler
 from trainer.shares import Shares
-
-log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.02
 """How long the loop waits for a train step's files before it looks for other work."""
@@ -162,7 +159,6 @@ class DeviceLoop:
         except torch.AcceleratorError:
             raise  # the device is lost, and with it all that could be tried
         except OUT_OF_MEMORY as error:
-            log.warning("a train step ran out of memory", exc_info=error)
             forget_frames(error)  # they hold what was computed with
             self._sampler.give_up_memory()
             parts = training.begin_again(error)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import logging
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -21,15 +21,19 @@ from trainer.canary import sing
 from trainer.catalog.store import find_model
 from trainer.engine import DEFAULT_MICRO_BATCH_TOKENS, TrainerEngine
 from trainer.loading import LoadError, in_percent, load
+from trainer.logs import EventLog, configure_logs
 from trainer.shares import DEFAULT_TRAIN_SHARE
 from trainer.worker import Connection, run_worker
 
 _PR_SET_PDEATHSIG = 1
 
+log = EventLog(__name__)
+
 
 def main() -> int:
     arguments = _parse()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    configure_logs(epoch=arguments.epoch)
+    started = time.monotonic()
     _die_with_parent()
     faults.arm(arguments.fault)
     faults.point("worker.start")
@@ -60,6 +64,12 @@ def main() -> int:
         )
         canary = sing(engine)
         faults.point("worker.ready")
+        log.info(
+            "model_loaded",
+            model=name,
+            device=str(engine.describe().device),
+            duration_ms=round(1000 * (time.monotonic() - started), 1),
+        )
         run_worker(connection, engine, epoch=arguments.epoch, canary=canary)
     except LoadError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the supervisor shows this line

@@ -16,7 +16,6 @@ only the one that cannot be served is told so.
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
@@ -35,6 +34,7 @@ from trainer.decoder import Decoder, DecodeRequest, Ticket
 from trainer.device_memory import OUT_OF_MEMORY
 from trainer.drawing import Rollout
 from trainer.image_features import ImageFeatures
+from trainer.logs import EventLog
 from trainer.memory import kv_bytes_per_position
 from trainer.model.moondream import Moondream
 from trainer.model.published_config import MoondreamConfig
@@ -62,7 +62,7 @@ BATCH_PROMPTS = 4
 BASE = "base"
 """How counters call the base model, which is no finetune."""
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,9 +400,9 @@ class Sampler:
         if job.wanted.on_growth is not None and not job.is_unheard:
             try:
                 job.wanted.on_growth(rollout)
-            except Exception:
+            except Exception as error:
                 job.is_unheard = True
-                log.exception("what an answer gained could not be told")
+                log.error("delta_not_told", exc_info=error)
 
     def _end(self, job: SampleJob, traces: tuple[Trace, ...]) -> None:
         now = time.perf_counter()
@@ -456,7 +456,7 @@ class Sampler:
                 self._ended.append((job.ticket, error))
                 return
         if jobs:
-            log.warning("%s requests are tried again one by one", len(jobs), exc_info=error)
+            log.warning("requests_tried_alone", exc_info=error, num_requests=len(jobs))
         for job in jobs:
             job.is_alone, job.first_token = True, None
             self._alone.append(job)

@@ -9,7 +9,6 @@ when the API's end of the socket does.
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -22,13 +21,14 @@ from typing import Any
 
 from contract import faults
 from contract.codec import to_plain
-from contract.engine import AnswerDelta
+from contract.engine import AdapterRef, AnswerDelta
 from contract.errors import EngineError, EngineFailed, RequestRefused
 from contract.framing import PREFIX, Message, decode, encode
 from contract.messages import COMMANDS, error_to_plain, read_call
 from contract.skills import Pixels
 from trainer.device_memory import OUT_OF_MEMORY, forget_frames
 from trainer.engine import TrainerEngine
+from trainer.logs import EventLog
 
 STATS_SECONDS = 1.0
 """How often the counters are told while there is work."""
@@ -45,7 +45,7 @@ ANSWER_POINTS = {
 }
 """Fault points by verb."""
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class Connection:
@@ -100,6 +100,8 @@ def run_worker(
 class _Call:
     verb: str
     outcome: Future[Any]
+    facts: dict[str, Any]
+    """Which call it is, for the log."""
 
 
 class _Worker:
@@ -168,7 +170,8 @@ class _Worker:
         outcome = self._engine.begin(
             read.verb, read.command, read.images, lambda delta: self._tell(read.call_id, delta)
         )
-        self._calls[read.call_id] = _Call(verb=read.verb, outcome=outcome)
+        facts = _facts(read.verb, read.request_id, read.command)
+        self._calls[read.call_id] = _Call(verb=read.verb, outcome=outcome, facts=facts)
 
     def _cancel(self, call_id: int) -> None:
         call = self._calls.get(call_id)
@@ -183,8 +186,8 @@ class _Worker:
                 faults.point(ANSWER_POINTS[call.verb])
             try:
                 self._send(call_id, answer)
-            except ValueError:
-                log.exception("%s gave a result that JSON cannot carry", call.verb)
+            except ValueError as error:
+                log.error("result_not_finite", exc_info=error, **call.facts)
                 failed = EngineFailed(
                     f"The result of {call.verb} holds numbers that are not finite; the weights "
                     "that were asked may have diverged."
@@ -202,6 +205,7 @@ class _Worker:
         except OUT_OF_MEMORY as error:
             forget_frames(error)
             self._engine.release_memory()
+            log.warning("call_out_of_memory", exc_info=error, **call.facts)
             return _error(
                 RequestRefused(
                     "This call does not fit the accelerator's memory, not even in small parts; "
@@ -210,7 +214,7 @@ class _Worker:
                 )
             )
         except Exception as error:
-            log.exception("%s failed", call.verb)
+            log.error("call_failed", exc_info=error, **call.facts)
             return _error(EngineFailed(f"{type(error).__name__}: {error}"))
 
     def _tell(self, call_id: int, delta: AnswerDelta) -> None:
@@ -232,6 +236,7 @@ class _Read:
     kind: str
     call_id: int = 0
     verb: str = ""
+    request_id: str = ""
     command: Any = None
     images: Sequence[Pixels] = ()
     error: EngineError | None = None
@@ -242,6 +247,7 @@ def _understood(message: Message) -> _Read:
     if kind != "call":
         return _Read(kind=kind, call_id=call_id)
     verb: str = message.header["verb"]
+    request_id: str = message.header.get("request_id", "")
     try:
         if verb not in COMMANDS:
             raise EngineFailed(f"the worker does not know the verb {verb}")
@@ -249,10 +255,24 @@ def _understood(message: Message) -> _Read:
     except EngineError as error:
         return _Read(kind=kind, call_id=call_id, verb=verb, error=error)
     except Exception as error:
-        log.exception("a call of %s cannot be read", verb)
+        log.error("call_not_read", exc_info=error, **_facts(verb, request_id, None))
         failed = EngineFailed(f"{type(error).__name__}: {error}")
         return _Read(kind=kind, call_id=call_id, verb=verb, error=failed)
-    return _Read(kind=kind, call_id=call_id, verb=verb, command=command, images=images)
+    return _Read(
+        kind=kind,
+        call_id=call_id,
+        verb=verb,
+        request_id=request_id,
+        command=command,
+        images=images,
+    )
+
+
+def _facts(verb: str, request_id: str, command: Any) -> dict[str, Any]:
+    """What the log says of a call: whose it is, and on which step's weights it works."""
+    adapter: AdapterRef | None = getattr(command, "adapter", None)
+    whose = {} if adapter is None else {"finetune_id": adapter.finetune_id, "step": adapter.step}
+    return {"verb": verb, "request_id": request_id, **whose}
 
 
 def _error(error: EngineError) -> dict[str, Any]:

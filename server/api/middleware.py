@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
+from contract.ids import parse_ulid
 from server.api import problems
 from server.domain.caller import calling
 from server.domain.errors import CallerLeftError, OverloadedError
@@ -147,7 +148,6 @@ class Exchange:
         caller = self._state.get("caller")
         if caller is None or self.status in (None, CallerLeftError.status):
             return
-        path_params: dict[str, str] = scope.get("path_params", {})
         books.ended(
             caller,
             Ended(
@@ -157,9 +157,7 @@ class Exchange:
                 status=self.status,
                 code=self._state.get("refusal_code", ""),
                 message=self._state.get("refusal_message", ""),
-                finetune_id=path_params.get("finetune_id")
-                or path_params.get("adapter_id")
-                or self._state.get("finetune_id"),
+                finetune_id=self._finetune_named(scope),
             ),
         )
 
@@ -172,12 +170,20 @@ class Exchange:
             "duration_ms": round(self.seconds * 1000, 1),
             "body_bytes": self._num_bytes,
         }
+        if finetune_id := parse_ulid(self._finetune_named(scope) or ""):
+            facts["finetune_id"] = finetune_id
         if "caller" in self._state:
             facts["account_id"] = self._state["caller"].account_id
             facts["key_id"] = self._state["caller"].key_id
         if "refusal_code" in self._state:
             facts["code"] = self._state["refusal_code"]
         _log.info("request", **facts)
+
+    def _finetune_named(self, scope: Scope) -> str | None:
+        """What the address or the body names; it need not exist, nor be an id."""
+        path_params: dict[str, str] = scope.get("path_params", {})
+        in_path = path_params.get("finetune_id") or path_params.get("adapter_id")
+        return in_path or self._state.get("finetune_id")
 
 
 def normal_path(path: str) -> str:

@@ -100,7 +100,7 @@ def require_current(database: Database) -> None:
     if current != newest_schema():
         raise SchemaError(
             f"The database has schema {current or 'none'}, this release needs {newest_schema()}."
-            " Run `moontune serve`, which upgrades it after a backup."
+            f" Run `moontune serve`, which upgrades it{_of_backup(database)}."
         )
 
 
@@ -189,6 +189,12 @@ def _back_up(path: Path, revision: str) -> Path:
             " It is as it was; see to the disk and start again."
         ) from error
     return target
+
+
+def _of_backup(database: Database) -> str:
+    """What an upgrade does about a copy, for a sentence."""
+    is_file = database.writer.dialect.name == "sqlite"
+    return " after a backup" if is_file else "; take pg_dump before, for it makes no copy"
 
 
 def _first_line(error: Exception) -> str:

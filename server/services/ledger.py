@@ -37,7 +37,11 @@ OPEN_SECONDS = 5.0
 """How long the fate of an answer that is being written is waited for."""
 
 KEPT_SECONDS = 24 * 3600.0
-"""How long an answer that nobody took is kept for its caller."""
+"""How long an answer that nobody took is kept for its caller, by a clock that never jumps. After a
+restart it counts anew: the stamp of a row is of the time of day, and that may have jumped."""
+
+STALE_MS = 48 * 3600 * 1000
+"""A row whose stamp lies so far back is too old, also if the clock has jumped by a day."""
 
 _log = structlog.get_logger("server.ledger")
 
@@ -269,12 +273,12 @@ class Ledger:
     def _answered(self, row: TrainRequest | None) -> Answered | None:
         if row is None or row.step is None:
             return None
-        age_seconds = max(0, now_ms() - (row.done_at_ms or 0)) / 1000
+        is_stale = (row.done_at_ms or 0) < now_ms() - STALE_MS
         return Answered(
             seq=row.seq,
             step=row.step,
             fingerprint=row.fingerprint,
-            expires_at=self._clock() + KEPT_SECONDS - age_seconds,
+            expires_at=self._clock() + (0.0 if is_stale else KEPT_SECONDS),
             is_delivered=row.state == RequestState.DELIVERED,
             num_replays=row.num_replays,
         )

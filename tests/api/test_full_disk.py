@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from contract import disk
 from contract.errors import StorageFull
@@ -88,6 +90,26 @@ async def test_a_database_without_room_says_so(service, monkeypatch):
     await database.write(limit, 1 << 30)
     again = await service.post(address, {"step": 8, "metrics": numbers})
     assert again.status_code == 200
+
+
+@pytest.mark.database("sqlite")
+async def test_a_database_that_cannot_be_written_changes_nothing_and_goes_on(service):
+    """No file may grow: SQLite meets a real I/O error at its first write."""
+    finetune = await service.create()
+    assert (await service.train(finetune)).json()["step"] == 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        refused = await service.train(finetune, lr=0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refusal(refused, 503, "overloaded")
+    assert len(service.engine.commands("train_step")) == 1
+    assert (await service.train(finetune, lr=0.5)).json()["step"] == 2
+    sound = service.app.state.services.database.read_blocking(
+        lambda session: session.execute(text("PRAGMA integrity_check")).scalar_one()
+    )
+    assert sound == "ok"
 
 
 def _known_free(_path: Path, *, num_bytes: int) -> StorageFull:

@@ -31,6 +31,7 @@ async def test_a_request_is_one_line_without_key_picture_or_prompt(serve: Serve)
         (404, "finetune_not_found"),
         (200, None),
     ]
+    assert [line.get("finetune_id") for line in requests] == [finetune_id, None, finetune_id]
     (step,) = [line for line in lines if line["event"] == "step_committed"]
     assert (step["finetune_id"], step["step"]) == (finetune_id, 1)
     assert "SECRET" not in repr(lines)

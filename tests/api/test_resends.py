@@ -347,6 +347,32 @@ async def test_after_a_restart_the_stored_answer_is_sent_or_not(serve: Serve) ->
         assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 2
 
 
+@pytest.mark.parametrize(("days", "is_replayed"), [(-1, True), (0, True), (1, True), (3, False)])
+async def test_a_clock_that_jumps_by_days_between_two_processes_doubles_no_step(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, days: int, is_replayed: bool
+) -> None:
+    async with serve() as service:
+        finetune_id = await service.create()
+        await trained(service, finetune_id, Fate.LEFT)
+    now = ledger.now_ms() + days * 24 * 3600 * 1000
+    monkeypatch.setattr(ledger, "now_ms", lambda: now)
+    async with serve() as service:
+        again = await trained(service, finetune_id, Fate.TAKEN)
+        assert (again.json["step"], again.is_replayed) == (1 if is_replayed else 2, is_replayed)
+
+
+async def test_an_answer_that_nobody_took_is_kept_for_a_day_of_this_process(
+    service: Service,
+) -> None:
+    finetune_id, book = await service.create(), service.app.state.services.ledger
+    await trained(service, finetune_id, Fate.LEFT)
+    started = book._clock()
+    for hours, is_replayed in ((23, True), (25, False)):
+        book._clock = lambda hours=hours: started + hours * 3600
+        again = await trained(service, finetune_id, Fate.LEFT)
+        assert again.is_replayed is is_replayed
+
+
 async def test_what_an_earlier_process_had_in_hand_is_dropped_at_the_start(serve: Serve) -> None:
     async with serve() as service:
         finetune_id = await service.create()

@@ -293,6 +293,8 @@ def _pinned(database: Connection, living: list[_Finetune]) -> dict[str, str]:
         if finetune.step < NUM_STATES_KEPT:
             for row in _rows(database, origins, id=finetune.id):
                 pin(row)
+    for row in _rows(database, "SELECT path, digest FROM batch_files"):
+        pinned[row["path"]] = row["digest"]
     return pinned
 
 

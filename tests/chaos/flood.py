@@ -104,7 +104,9 @@ def noise(num_bytes: int) -> bytes:
     return base64.b64encode(content + bytes(-len(content) % 3))
 
 
-async def call(port: int, path: str, parts: list[bytes], *, seconds: float = 900.0) -> Outcome:
+async def call(
+    port: int, path: str, parts: list[bytes], *, seconds: float = 900.0, key: str = "k"
+) -> Outcome:
     """POST a body, and take the answer to its end."""
     started = time.monotonic()
     sent = first = None
@@ -116,7 +118,7 @@ async def call(port: int, path: str, parts: list[bytes], *, seconds: float = 900
             try:
                 lines = (
                     f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                    f"Content-Length: {num_bytes}\r\n\r\n"
+                    f"X-Moondream-Auth: {key}\r\nContent-Length: {num_bytes}\r\n\r\n"
                 )
                 writer.write(lines.encode())
                 for part in parts:

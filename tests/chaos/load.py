@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import json
 import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.bench import Crew
 from tests.chaos.history import History, describe
-from tests.chaos.sdk import Client, Tuned, rl, sft
+from tests.chaos.sdk import Client, Tuned, question, rl, sft
 
 BROKEN = (ConnectionError, http.client.HTTPException)
 """How the SDK tells that an answer broke off, which it does not resend. The user's script ends
@@ -23,6 +25,13 @@ def unlike(number: int) -> float:
     return 1e-2 * (1 + number * 1e-6)
 
 
+def _fetched(url: str, body: Any = None) -> bytes:
+    """GET, or POST a body; no answer but 200 will do."""
+    content = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, content), timeout=60.0) as answer:
+        return answer.read()
+
+
 @dataclass(kw_only=True)
 class Load:
     """Clients at work, each on a finetune of its own.
@@ -30,6 +39,7 @@ class Load:
     Attributes:
         may_break: A broken answer is expected; the same call is then made again.
         num_broken: How many there were.
+        has_all_calls: Besides training, clients list, ask, export and delete what they saved.
     """
 
     history: History
@@ -37,6 +47,7 @@ class Load:
     crew: Crew
     may_break: bool = False
     num_broken: int = 0
+    has_all_calls: bool = False
     _numbers: itertools.count = field(default_factory=itertools.count)
 
     def add(self, name: str) -> None:
@@ -61,6 +72,22 @@ class Load:
         if number % 5 == 0:
             step = answer["step"]
             self._persist(lambda: tuned.log_metrics(step, may_fail=may_fail, loss=1.0 / step))
+        if self.has_all_calls and number % 3 == 0:
+            self._use(tuned, number, answer["step"])
+
+    def _use(self, tuned: Tuned, number: int, step: int) -> None:
+        """What was just saved is asked, sometimes exported, and mostly deleted again."""
+        known = tuned.checkpoints()
+        assert any(saved["step"] == step for saved in known), f"step {step} is not listed"
+        body = {"model": f"moondream3-preview/{tuned.id}@{step}", **question(number)}
+        del body["skill"]
+        said = json.loads(_fetched(self.tuning.replace("/tuning", "/query"), body))
+        assert isinstance(said["answer"], str), said
+        if number % 2 == 0:
+            path = f"/finetunes/{tuned.id}/checkpoints/{step}/download"
+            assert _fetched(tuned.ask("export", "GET", path)["url"]), "an empty file"
+        if number % 5 != 0:
+            tuned.delete_checkpoint(step)
 
     def _persist(self, call: Callable[[], Any]) -> Any:
         """Make a call as a script does that is started again when it broke."""

@@ -11,10 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.chaos import batches
+from tests.chaos.batches import Upload
 from tests.chaos.history import History
 from tests.chaos.load import unlike
-from tests.chaos.sdk import Client, Tuned, sft
+from tests.chaos.sdk import Client, Tuned, question, sft, thing
 from tests.chaos.service import Service
+
+NUM_LINES = 3
+"""Of a batch; one chunk."""
+BRIEF = {"max_tokens": 4, "max_objects": 1}
 
 
 @dataclass(kw_only=True)
@@ -46,6 +52,7 @@ class Operation:
     Attributes:
         prepare: Makes what one call needs; without faults.
         call: Made with what was prepared, again after a broken answer.
+        is_cold: The start of both processes belongs to it.
         judge: With what was prepared and what was answered; the sentence that is wrong, if any.
     """
 
@@ -53,6 +60,7 @@ class Operation:
     prepare: Callable[[World], Any]
     call: Callable[[World, Any], Any]
     judge: Callable[[World, Any, Any], str | None]
+    is_cold: bool = False
 
 
 def _number(world: World) -> int:
@@ -163,6 +171,64 @@ def _judge_export(world: World, step: int, data: bytes) -> str | None:
     return None if found == [(digest,)] else f"the file has {digest}, its row {found}"
 
 
+def _answer(world: World, step: int) -> Any:
+    """A query to a saved step. `md.vl` never repeats a call; a script that is started again does.
+
+    Another question each time, so that nothing is answered from a cache.
+    """
+    request = question(next(world.numbers))
+    body = {"model": f"moondream3-preview/{world.tuned.id}@{step}", **request, "settings": BRIEF}
+    del body["skill"]
+    return batches.ask(world.service, "POST", "/v1/query", json.dumps(body).encode())
+
+
+def _judge_answered(_world: World, _step: int, answer: dict[str, Any]) -> str | None:
+    return None if isinstance(answer.get("answer"), str) else f"answered {answer}"
+
+
+def _upload(world: World) -> Upload:
+    return batches.begin(world.service)
+
+
+def _batch(world: World, upload: Upload) -> list[dict[str, Any]]:
+    """Two parts, the end of the batch, and its results."""
+    lines: list[dict[str, Any]] = [
+        {**thing(n), "id": n, "image": thing(n)["image_url"], "settings": BRIEF}
+        for n in range(NUM_LINES)
+    ]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    middle = len(content) // 2
+    path = batches.submit(world.service, [content[:middle], content[middle:]], upload)
+    return batches.results(batches.until_ended(world.service, path, seconds=60.0))
+
+
+def _judge_batch(world: World, upload: Upload, rows: list[dict[str, Any]]) -> str | None:
+    """Every line has one answer, and rows and results count the same."""
+    got = [(row["id"], row.get("error", {}).get("code")) for row in rows]
+    if got != [(number, None) for number in range(NUM_LINES)]:
+        return f"the lines of the batch are {got}"
+    found = world.rows(
+        "SELECT state, num_answered, num_failed, output_tokens FROM batches WHERE id = ?",
+        upload.batch_id,
+    )
+    cost = sum(row["usage"]["output_tokens"] for row in rows)
+    right = [("completed", NUM_LINES, 0, cost)]
+    return None if found == right else f"wanted is {right}, the row is {found}"
+
+
+def _abandoned_upload(world: World) -> Upload:
+    upload = batches.begin(world.service)
+    batches.put(world.service, upload, 1, b"{}")
+    return upload
+
+
+def _judge_aborted(world: World, upload: Upload, _answer: Any) -> str | None:
+    left = world.rows(
+        "SELECT state FROM batches WHERE id = ? AND state != 'removed'", upload.batch_id
+    )
+    return f"the upload is {left}" if left else None
+
+
 OPERATIONS = (
     Operation(
         name="create",
@@ -203,6 +269,21 @@ OPERATIONS = (
     ),
     Operation(name="metrics", prepare=_number, call=_log_metrics, judge=_judge_metrics),
     Operation(name="export", prepare=_a_saved_step, call=_export, judge=_judge_export),
+    Operation(name="answer", prepare=_a_saved_step, call=_answer, judge=_judge_answered),
+    Operation(name="batch", prepare=_upload, call=_batch, judge=_judge_batch),
+    Operation(
+        name="abort",
+        prepare=_abandoned_upload,
+        call=lambda world, upload: batches.abort(world.service, upload) or True,
+        judge=_judge_aborted,
+    ),
+    Operation(
+        name="cold rollouts",
+        prepare=_number,
+        call=lambda world, number: world.tuned.rollouts(number, may_fail=True),
+        judge=_judge_rollouts,
+        is_cold=True,
+    ),
 )
 
 
@@ -210,6 +291,7 @@ def refusal_of(error: urllib.error.HTTPError) -> str:
     """What a server says with a status, for a report."""
     said = getattr(error, "said", "")
     try:
-        return f"{error.code} {json.loads(said)['error']['code']}"
+        told = json.loads(said)
+        return f"{error.code} {told['error']['code']}: {told['message']}"
     except (ValueError, KeyError):
         return f"{error.code} {said[:200]}"

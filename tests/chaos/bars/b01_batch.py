@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import urllib.request
 from collections import Counter
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 
 from server.config import ServerConfig
 from server.verification import verify
+from tests.chaos import batches
 from tests.chaos.bench import Bench, Verdict
 from tests.chaos.service import Service
 from tests.chaos.waiting import until
@@ -43,11 +43,11 @@ def run(bench: Bench) -> Verdict:
     verdict = Verdict()
     with bench.service("b01", options=options) as service:
         service.start()
-        batch = _submit(service, [text for text, _ in lines])
+        batch = batches.submit(service, _in_three(b"\n".join(text for text, _ in lines)))
         at_ends = [_end(service, batch, number, num_lines) for number in range(NUM_ENDS)]
-        shown = until(lambda: _ended(service, batch), "the batch has ended", seconds=MAX_SECONDS)
+        shown = batches.until_ended(service, batch, seconds=MAX_SECONDS)
         if shown["status"] == "completed":
-            _judge(service, shown, [code for _, code in lines], verdict)
+            _judge(shown, [code for _, code in lines], verdict)
         else:
             verdict.violations.append(f"the batch ended so: {shown}")
         service.stop()
@@ -87,34 +87,10 @@ def _picture(bench: Bench) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _submit(service: Service, lines: list[bytes]) -> str:
-    """Upload in three parts, cut anywhere, and return the address of the batch."""
-    content = b"\n".join(lines)
-    made = _call(service, "POST", "/v1/batch?action=mpu-create")
-    batch, upload = f"/v1/batch/{made['fileId']}", f"uploadId={made['uploadId']}"
+def _in_three(content: bytes) -> list[bytes]:
+    """Parts, cut anywhere."""
     size = len(content) // 3 + 1
-    parts = [
-        _call(
-            service,
-            "PUT",
-            f"{batch}?action=mpu-uploadpart&{upload}&partNumber={number + 1}",
-            content[number * size : (number + 1) * size],
-        )
-        for number in range(3)
-    ]
-    _call(
-        service,
-        "POST",
-        f"{batch}?action=mpu-complete&{upload}",
-        json.dumps({"parts": parts}).encode(),
-    )
-    return batch
-
-
-def _call(service: Service, method: str, path: str, content: bytes | None = None) -> Any:
-    request = urllib.request.Request(f"{service.url}{path}", content, method=method)
-    with urllib.request.urlopen(request, timeout=60.0) as answer:
-        return json.load(answer)
+    return [content[number * size : (number + 1) * size] for number in range(3)]
 
 
 def _end(service: Service, batch: str, number: int, num_lines: int) -> int:
@@ -143,19 +119,9 @@ def _num_answered(service: Service, batch: str) -> int:
     return shown["progress"]["completed"] + shown["progress"]["failed"]
 
 
-def _ended(service: Service, batch: str) -> Any:
-    status, shown = service.get(batch)
-    return shown if status == 200 and shown["status"] in ("completed", "failed") else None
-
-
-def _judge(
-    service: Service, shown: dict[str, Any], wanted: list[str | None], verdict: Verdict
-) -> None:
+def _judge(shown: dict[str, Any], wanted: list[str | None], verdict: Verdict) -> None:
     """Compare the results with the lines."""
-    rows: list[dict[str, Any]] = []
-    for output in shown["outputs"]:
-        with urllib.request.urlopen(output["url"], timeout=60.0) as answer:
-            rows += map(json.loads, answer.read().splitlines())
+    rows = batches.results(shown)
     verdict.demand(
         [row["line_index"] for row in rows] == list(range(len(wanted))),
         f"{len(rows)} rows, or not in order, for {len(wanted)} lines",

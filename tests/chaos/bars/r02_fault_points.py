@@ -27,8 +27,10 @@ TITLE = "a crash at every fault point of every operation"
 ENDURING = Patience(base_delay=0.05, max_delay=2.0)
 COMMIT_SHARE = 3
 """At commit every third case is run, another third each time."""
-MAX_VISITS = 6
-"""Of a point that an operation visits more often, the first and the last and some between."""
+MAX_VISITS = {"commit": 6, "full": 24}
+"""Of a point that an operation visits more often: the first, the last, some between."""
+UNSTEADY = "rollouts.tick"
+"""Visited once a token, and no two answers have the same length: its last visits may not come."""
 MAX_CALLS = 5
 
 
@@ -57,7 +59,7 @@ def run(bench: Bench) -> Verdict:
         world.train()
         offset = bench.random.randrange(COMMIT_SHARE)
         for operation in OPERATIONS:
-            found = _cases(world, operation)
+            found = _cases(world, operation, max_visits=MAX_VISITS[bench.tier])
             points |= {case.point for case in found}
             chosen = found if bench.is_full else found[offset::COMMIT_SHARE]
             prepared = [operation.prepare(world) for _ in chosen] if _is_free(operation) else []
@@ -68,19 +70,19 @@ def run(bench: Bench) -> Verdict:
                 died = _crash(world, operation, case, wish, verdict)
                 cases_run[operation.name] += 1
                 crashes[died] += 1
-                num_unmet += died == "nobody"
+                num_unmet += died == "nobody" and case.point != UNSTEADY
             verdict.add(bench.check(service, history))
             service.start()
     verdict.figures |= {
         "cases": cases_run.total(),
         "cases_by_operation": dict(cases_run),
         "ended": dict(crashes),
-        "points": len(points),
-        "points_never_visited": ", ".join(sorted(set(POINTS) - points)) or "none",
+        "points": f"{len(points)} of {len(POINTS)}",
     }
-    verdict.demand(
-        num_unmet <= cases_run.total() // 10, f"{num_unmet} faults were never met by their call"
-    )
+    unmet_bound = 0 if bench.is_full else cases_run.total() // 10
+    verdict.demand(num_unmet <= unmet_bound, f"{num_unmet} faults were never met by their call")
+    missed = sorted(set(POINTS) - points)
+    verdict.demand(not missed, f"no operation visits {', '.join(missed)}")
     for name in ("applied", "answered", "finetunes", "calls", "files_verified"):
         verdict.figures.pop(name, None)  # of several looks at one history
     return verdict
@@ -91,13 +93,13 @@ def _is_free(operation: Operation) -> bool:
     return operation.name != "save"
 
 
-def _cases(world: World, operation: Operation) -> list[Case]:
-    """Every visit to a fault point in one undisturbed call."""
+def _cases(world: World, operation: Operation, *, max_visits: int) -> list[Case]:
+    """Every visit to a fault point in one undisturbed call, or of very many visits some."""
     wish = operation.prepare(world)
     world.service.stop()
     world.service.forget_visits()
     world.service.start(counts_visits=True)
-    before = world.service.visits()
+    before = Counter() if operation.is_cold else world.service.visits()
     operation.call(world, wish)
     world.service.stop()  # what is cleaned up behind an answer belongs to the operation
     after = world.service.visits()
@@ -105,8 +107,8 @@ def _cases(world: World, operation: Operation) -> list[Case]:
     cases: list[Case] = []
     for (process, point), count in sorted(after.items()):
         visits = list(range(before[process, point] + 1, count + 1))
-        if len(visits) > MAX_VISITS:
-            step = -(-len(visits) // (MAX_VISITS - 1))
+        if len(visits) > max_visits:
+            step = -(-len(visits) // (max_visits - 1))
             visits = [*visits[:-1:step], visits[-1]]
         cases += [Case(process=process, point=point, visit=visit) for visit in visits]
     return cases
@@ -134,7 +136,9 @@ def _crash(world: World, operation: Operation, case: Case, wish: Any, verdict: V
         verdict.demand(wrong is None, f"{what}: {wrong}")
     if operator.statuses:
         return "api"
-    return "worker" if len(service.lives()) > num_lives + 1 else "nobody"
+    if len(service.lives()) > num_lives + 1:
+        return "worker"
+    return "api" if service.stop() == EXIT_STATUS else "nobody"  # cleaning up behind the answer
 
 
 def _until_answered(world: World, operation: Operation, wish: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 
 from tests.chaos.bench import Bench, Verdict, crew, new_run
 from tests.chaos.forge import until_dead
@@ -18,6 +20,11 @@ ID = "R8"
 TITLE = "silent workers and their return"
 SILENCE_SECONDS = 1.0
 SLACK_SECONDS = 5.0
+STATES_SILENCE_SECONDS = 3.0
+NUM_STATES = 12
+NUM_WAITING = 40
+"""More than the turns of rollouts and inference, by default."""
+ROLLOUTS_WAIT = 'moontune_calls_waiting{work_class="rollouts"}'
 
 
 def run(bench: Bench) -> Verdict:
@@ -77,16 +84,18 @@ def _zombies(bench: Bench) -> Verdict:
 
 
 def _states(bench: Bench) -> Verdict:
-    """What /healthz and /readyz say in each state that can be had from outside."""
+    """What /healthz and /readyz say in each state; that of a database that is gone is R12's."""
     verdict = Verdict()
     seen: dict[str, tuple[int, int]] = {}
 
-    def look(state: str, service: Service, ready: int) -> None:
+    def look(state: str, service: Service, ready: int, healthy: int = 200) -> None:
         seen[state] = service.get("/healthz")[0], service.get("/readyz")[0]
-        verdict.demand(seen[state] == (200, ready), f"{state}: {seen[state]}, not (200, {ready})")
+        wanted = healthy, ready
+        verdict.demand(seen[state] == wanted, f"{state}: {seen[state]}, not {wanted}")
 
+    options = {"worker_silence_seconds": STATES_SILENCE_SECONDS}
     with (
-        bench.service("r08-states", restarts=(1.0, 60.0, 10)) as service,
+        bench.service("r08-states", restarts=(1.0, 60.0, 10), options=options) as service,
         patience(Patience()),
     ):
         service.start(fault="worker.start=slow:700,worker.load=slow:700", ready=False)
@@ -118,12 +127,43 @@ def _states(bench: Bench) -> Verdict:
             service.worker_after(worker.index)
             until(lambda: service.get("/readyz")[0] == 200, "the next one is ready")
             look("after a restart", service, 200)
-        verdict.violations += [f"a client gave up: {error!r}" for error in clients.errors]
+        with closing(sqlite3.connect(service.database_path, isolation_level=None)) as outsider:
+            outsider.execute("BEGIN IMMEDIATE")
+            look("somebody else writes the database", service, 200)
+            outsider.execute("ROLLBACK")
+        with crew() as waiting:
+            worker = service.worker()
+            worker.signal(signal.SIGSTOP)
+            for number in range(NUM_WAITING):
+                waiting.start(lambda n=number: tuned.rollouts(n))
+            until(lambda: service.metric(ROLLOUTS_WAIT) > 0, "some wait")
+            look("more calls than turns", service, 200)
+            until(lambda: service.get("/readyz")[0] == 503, "the silence is noticed")
+            look("a silent worker was killed", service, 503)
+            service.until_healthy()
+            until(lambda: service.get("/readyz")[0] == 200, "the next one is ready")
+        with crew() as last:
+            worker = service.worker()
+            worker.signal(signal.SIGSTOP)
+            last.start(lambda: tuned.train([sft(2)]))
+            until(
+                lambda: service.metric('moontune_calls_running{work_class="training"}'), "it runs"
+            )
+            service.signal(signal.SIGTERM)
+            until(lambda: service.get("/healthz")[0] == 0, "nobody is let in")
+            look("it ends, and finishes a step", service, 0, healthy=0)
+            worker.signal(signal.SIGCONT)
+            verdict.demand(service.api.wait() == 0, "the API ended in disorder")
+            service.until_no_worker()
+            service.start()
+        errors = [*clients.errors, *waiting.errors, *last.errors]
+        verdict.violations += [f"a client gave up: {error!r}" for error in errors]
         service.stop()
         service.start(fault="worker.load=exit!", ready=False)
         service.until_healthy()
         until(lambda: "exit status" in str(service.get("/readyz")[1]), "the cause is known")
         look("no worker can start", service, 503)
         service.stop()
+    verdict.demand(len(seen) == NUM_STATES, f"{len(seen)} states were looked at")
     verdict.figures["states_told_truly"] = len(seen)
     return verdict

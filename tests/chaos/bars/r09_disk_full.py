@@ -4,7 +4,8 @@ A tmpfs of 2 MB, then of 64 kB more, and so on until the story fits. Where a cal
 disk gets 64 kB of room under the running service, as often as it takes, and the same call must
 succeed; so the disk is full again soon, in other calls. Without root there
 is no tmpfs: then the write, sync or directory entry that fails is chosen by the one writer, as in
-R10, and no figure says that a real disk was full.
+R10, and no figure says that a real disk was full. The story is played within one process; that the
+SDK raises 507 at once, and goes on afterwards, is played with the production worker.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import httpx
 
 from contract import faults
 from server.config import DATABASE_FILE
+from tests.chaos import worker_faults
 from tests.chaos.bench import Bench, Verdict
 from tests.chaos.local import (
     Player,
@@ -61,6 +63,8 @@ async def story(player: Player) -> None:
 
 def run(bench: Bench) -> Verdict:
     verdict = Verdict()
+    for spec in worker_faults.file_faults(bench, "enospc"):
+        worker_faults.play(bench, verdict, spec, met=worker_faults.answered(507), raises=507)
     with tempfile.TemporaryDirectory(prefix="r9-") as name:
         folder = Path(name)
         (folder / "template").mkdir()

@@ -32,6 +32,7 @@ from contract.errors import EngineFailed
 from server.children import module_environment
 from server.config import DATABASE_FILE
 from server.files import is_intact
+from tests.chaos import worker_faults
 from tests.chaos.bench import Bench, Verdict
 from tests.chaos.local import (
     Player,
@@ -58,6 +59,8 @@ TRACED = "trace=write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2"
 
 def run(bench: Bench) -> Verdict:
     verdict = Verdict()
+    for spec in worker_faults.file_faults(bench, "eio"):  # 500, which the SDK sends again by itself
+        worker_faults.play(bench, verdict, spec, met=worker_faults.answered(500))
     with tempfile.TemporaryDirectory(prefix="r10-") as name:
         folder = Path(name)
         (folder / "template").mkdir()

@@ -137,6 +137,9 @@ class _Nemesis:
         """Stop the server, be away for a while, start it."""
         self.server.stop(RESTART_SIGNALS[self._num_restarts % len(RESTART_SIGNALS)])
         self._num_restarts += 1
+        said = self.service.get("/healthz")[0], self.service.get("/readyz")[0]
+        if said != (200, 503):
+            self.violations.append(f"without a database /healthz and /readyz said {said}")
         time.sleep(self.bench.random.uniform(0.0, MAX_AWAY_SECONDS))
         self.server.start()
 

@@ -15,6 +15,7 @@ import httpx
 import torch
 
 from contract import faults
+from tests.chaos import worker_faults
 from tests.chaos.bench import Bench, Verdict
 from tests.chaos.local import (
     Player,
@@ -48,6 +49,9 @@ def run(bench: Bench) -> Verdict:
         verdict.demand(largest <= TOLERANCE, f"split and unsplit differ by {largest}")
         verdict.figures |= {"points": len(POINTS), "largest_difference": largest}
         asyncio.run(_too_large(folder / "large", verdict))
+    met = worker_faults.logged("train_step_out_of_memory")
+    for point in POINTS if bench.is_full else [bench.random.choice(POINTS)]:
+        worker_faults.play(bench, verdict, f"{point}=oom@2", met=met)
     return verdict
 
 

@@ -1,12 +1,15 @@
 """R17: the clock jumps by a day, forwards and backwards, while clients work; nobody notices.
 
 The server and its worker run under libfaketime (Debian's package `faketime`), which moves the time
-of day and leaves the monotonic clock alone.
+of day and leaves the monotonic clock alone. Now and then the worker is killed, or the server is
+stopped and started, in whatever time it is then; at the end the one judge looks at everything.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +22,7 @@ import httpx
 from server.children import module_environment
 from server.config import DATABASE_FILE
 from server.ready import read_url
-from tests.chaos.bench import Bench, Crew, Verdict, crew
+from tests.chaos.bench import SEED, Bench, Crew, Verdict, crew
 from tests.chaos.history import History
 from tests.chaos.sdk import Client, Patience, patience, rl, sft
 
@@ -30,6 +33,8 @@ JUMPS = ("+1d", "+0", "-1d", "+0", "+2d", "-2d")
 CREATE_EVERY = 3
 MIN_JUMPS = 24
 JUMP_SECONDS = 5.0
+KILL_AT, RESTART_AT = (4, 12, 20), (8, 16)
+"""After so many jumps."""
 MIN_CREATED = 4
 MAX_SECONDS = 240.0
 
@@ -45,8 +50,8 @@ def run(bench: Bench) -> Verdict:
     clock = folder / "clock"
     clock.write_text(JUMPS[-1])
     history = History()
-    verdict = Verdict()
-    with _Server(bench, folder, library, clock) as server, patience(Patience()):
+    judged = bench.service("r17-judged", data_dir=folder / "data")
+    with _Server(bench, folder, library, clock, judged.port) as server, patience(Patience()):
         client = Client(history, f"{server.url}/v1/tuning")
         created: list[str] = []
         with crew() as clients:
@@ -59,16 +64,24 @@ def run(bench: Bench) -> Verdict:
                     break
                 clock.write_text(next(jumps))
                 num_jumps += 1
+                if num_jumps in KILL_AT:
+                    server.kill_worker()
+                if num_jumps in RESTART_AT:
+                    server.restart()
                 time.sleep(JUMP_SECONDS)
-        verdict.violations += [f"a client gave up: {error!r}" for error in clients.errors]
-        _look(server.url, created, verdict)
+        in_order = _is_in_order(server.url, created)
+    with judged:
+        verdict = bench.check(judged, history)
+    verdict.violations += [f"a client gave up: {error!r}" for error in clients.errors]
+    verdict.demand(in_order, "the list of finetunes is not in the order of their creation")
     num_back = _backward_stamps(folder / "data" / DATABASE_FILE)
     if not num_back:
         verdict.violations.append("no stamp went back, so the clock never jumped")
-    verdict.figures = {
+    verdict.demand(len(created) >= MIN_CREATED, f"only {len(created)} finetunes were made")
+    verdict.figures |= {
         "jumps": num_jumps,
-        "steps": len([call for call in history.calls if call.verb == "train_step"]),
-        "finetunes": len(created),
+        "workers_killed": len(KILL_AT),
+        "restarts": len(RESTART_AT),
         "stamps_before_their_predecessor": num_back,
     }
     return verdict
@@ -86,8 +99,8 @@ def _train(client: Client, created: list[str], clients: Crew) -> None:
         tuned.save()
 
 
-def _look(url: str, created: list[str], verdict: Verdict) -> None:
-    """The list is in the order of what happened."""
+def _is_in_order(url: str, created: list[str]) -> bool:
+    """Whether the list is in the order of what happened."""
     rows = []
     parameters = {"limit": "100"}
     while True:
@@ -96,8 +109,7 @@ def _look(url: str, created: list[str], verdict: Verdict) -> None:
         if not page.get("has_more"):
             break
         parameters["cursor"] = page["next_cursor"]
-    if [row["finetune_id"] for row in rows] != created:
-        verdict.violations.append("the list of finetunes is not in the order of their creation")
+    return [row["finetune_id"] for row in rows] == created
 
 
 def _backward_stamps(path: Path) -> int:
@@ -119,35 +131,57 @@ def _libraries() -> list[Path]:
 class _Server:
     """`python -m server` on the micro model, in a time that a file says."""
 
-    def __init__(self, bench: Bench, folder: Path, library: Path, clock: Path):
-        environment = {
+    def __init__(self, bench: Bench, folder: Path, library: Path, clock: Path, port: int):
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = folder / "api.log"
+        words = ["--model", str(bench.forge.model), "--port", str(port), "--device", "cpu"]
+        words += ["--data-dir", str(folder / "data")]
+        self._command = [sys.executable, "-P", "-m", "server", *words]
+        self._environment = {
             **module_environment(),
             "OMP_NUM_THREADS": "1",
+            "MOONTUNE_SEED": str(SEED),
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(clock),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-        words = ["--model", str(bench.forge.model), "--port", "0", "--device", "cpu"]
-        with (folder / "api.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "server", *words, "--data-dir", str(folder / "data")],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                text=True,
+        self._process = self._started()
+
+    def restart(self) -> None:
+        """In order; calls that come meanwhile are sent again by the SDK."""
+        self._end()
+        self._process = self._started()
+
+    def kill_worker(self) -> None:
+        """SIGKILL."""
+        listed = subprocess.run(
+            ["ps", "-o", "pid=,args=", "--ppid", str(self._process.pid)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        pid = next(int(line.split()[0]) for line in listed.splitlines() if "trainer" in line)
+        os.kill(pid, signal.SIGKILL)
+
+    def _started(self) -> subprocess.Popen[str]:
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=log, env=self._environment, text=True
             )
-        assert self._process.stdout is not None
-        url = read_url(self._process.stdout.readline())
-        assert url, f"the server did not start, see {folder}"
-        self.url = url
+        assert process.stdout is not None
+        assert read_url(process.stdout.readline()), f"the server did not start, see {self._log}"
+        return process
 
-    def __enter__(self) -> _Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def _end(self) -> None:
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(60.0)
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+    def __enter__(self) -> _Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()

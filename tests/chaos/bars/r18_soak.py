@@ -1,7 +1,8 @@
 """R18: eight clients for a while: nothing fails, nothing is lost, nothing grows.
 
-The worker keeps adapters, prompts and pictures as long as there is room for them (its budgets are
-gigabytes); what it says that it keeps is no growth.
+The calls are those of a training script and of who uses what it saved: rollouts, steps, saves,
+metrics, lists, answers, exports, deletions. The worker keeps adapters, prompts and pictures as long
+as there is room for them (its budgets are gigabytes); what it says that it keeps is no growth.
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ NUM_CLIENTS = 8
 MAX_GROWTH = 1.05
 SLACK_BYTES = 24 << 20
 """Of processes of some 300 MB, in a run that is short: allocators settle late."""
-MAX_MORE_FILES = 24
+MAX_MORE_FILES = 8
+"""Descriptors, or threads: a connection of each client, a pool that fills."""
+
+MAX_FILES_OF_FINETUNE = 10
+"""Two states of two files, another one in writing, one that is about to be swept, an export."""
+
 LOOK_SECONDS = 0.5
 
 
 def run(bench: Bench) -> Verdict:
-    seconds = bench.count(commit=20, full=300)
+    seconds = bench.count(commit=30, full=600)
     with bench.service("r18") as service, patience(Patience()):
         service.start()
         history, _ = new_run(service)
         with crew() as clients:
-            load = Load(history=history, tuning=service.tuning, crew=clients)
+            load = Load(history=history, tuning=service.tuning, crew=clients, has_all_calls=True)
             for number in range(NUM_CLIENTS):
                 load.add(f"soak-{number}")
             time.sleep(seconds / 3)  # the time is the bar: this much of it is warm-up
@@ -41,9 +47,15 @@ def run(bench: Bench) -> Verdict:
             while time.monotonic() < end:
                 time.sleep(LOOK_SECONDS)
                 most = {name: max(most[name], value) for name, value in _look(service).items()}
+        refused = _server_errors(service)
         verdict = bench.check(service, history)
         bad = [event for event in service.log_events() if event.get("level") == "error"]
     verdict.violations += [f"a client gave up: {error!r}" for error in clients.errors]
+    verdict.demand(not refused, f"answered with 5xx: {refused}")
+    verdict.demand(
+        most["files_not_saved"] <= NUM_CLIENTS * MAX_FILES_OF_FINETUNE,
+        f"{most['files_not_saved']} files of {NUM_CLIENTS} finetunes besides what they saved",
+    )
     verdict.demand(not bad, f"{len(bad)} errors in the log, the first: {bad[:1]}")
     for name in ("api_bytes", "worker_bytes_beside_caches"):
         bound = warm[name] * MAX_GROWTH + (0 if bench.is_full else SLACK_BYTES)
@@ -75,5 +87,19 @@ def _look(service: Service) -> dict[str, int]:
         if line.startswith("moontune_cache_bytes{")
     )
     looked["worker_bytes_beside_caches"] = looked["worker_bytes"] - int(cached)
-    looked["state_files"] = sum(1 for _ in (service.data_dir / "finetunes").rglob("*.safetensors"))
+    num_files = sum(1 for path in (service.data_dir / "finetunes").rglob("*") if path.is_file())
+    with service.database() as database:
+        ((num_saved,),) = database.execute(
+            "SELECT count(*) + count(exchange_path) FROM checkpoints WHERE deleted_at_ms IS NULL"
+        ).fetchall()
+    looked["files_not_saved"] = max(0, num_files - num_saved)
     return looked
+
+
+def _server_errors(service: Service) -> list[str]:
+    """The series of /metrics that count answers from 500 up."""
+    return [
+        line
+        for line in service.metrics_text().splitlines()
+        if line.startswith("moontune_http_requests_total{") and 'status="5' in line
+    ]
