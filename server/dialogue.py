@@ -21,7 +21,7 @@ from contract.messages import call_message, read_result
 from contract.skills import Pixels
 from contract.stats import EngineStats
 from server.channel import Channel, MalformedMessageError
-from server.domain.engine_status import WorkerDiedError
+from server.domain.engine_status import NotHandedOverError, WorkerDiedError
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +42,6 @@ _PING = Message(header={"kind": "ping"})
 def _encoded(call_id: int, verb: str, command: Any, images: Sequence[Pixels]) -> Parts:
     request_id: str = structlog.contextvars.get_contextvars().get("request_id", "")
     return encode(call_message(call_id, verb, command, images, request_id))
-
-
-class NotHandedOverError(WorkerUnavailable):
-    """The worker ended before it saw anything of this call, which may go to the next one."""
 
 
 @dataclass
@@ -134,7 +130,8 @@ class Dialogue:
         `on_delta` must not block; after it has raised it is not called again.
 
         Raises:
-            EngineError: As the worker answered, or `WorkerDiedError` when it ended.
+            EngineError: As the worker answered, `WorkerDiedError` when it ended, or
+                `NotHandedOverError` when it had ended before.
             ValueError: The command holds a number that is not finite.
         """
         call_id = next(self._ids)

@@ -1,8 +1,9 @@
 """The only file that knows how a trainer is reached: a child process that is replaced when it ends.
 
-`EngineClient` is `contract.engine.Engine` for the rest of the service. A call waits for a worker
-that is ready, is handed over, and fails with `WorkerDiedError` when that worker ends under it;
-whether it is tried again is the caller's decision, never made here.
+`EngineClient` is `contract.engine.Engine` for the rest of the service. A call is handed over to the
+worker that is ready, and fails with `WorkerDiedError` when that worker ends under it, or with
+`NotHandedOverError` where there is none; how long one is waited for, and whether a call is tried
+again, is the caller's decision, never made here.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from contract.errors import WorkerUnavailable
 from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels
 from contract.stats import EngineStats
-from server.dialogue import Dialogue, NotHandedOverError
-from server.domain.engine_status import EngineStatus
+from server.dialogue import Dialogue
+from server.domain.engine_status import EngineStatus, NotHandedOverError
 from server.restarts import RestartSchedule
 from server.silence import SilenceLimits, until_silent
 from server.worker_process import WorkerEnd, WorkerLaunch, WorkerProcess
@@ -99,7 +100,7 @@ class EngineClient:
         self._supervision = asyncio.create_task(self._supervise())
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """End the worker in order; calls that wait or run fail with `WorkerUnavailable`.
+        """End the worker in order; calls that run or come fail with `WorkerUnavailable`.
 
         Args:
             at_once: What it is doing had its time; it is killed.
@@ -170,7 +171,8 @@ class EngineClient:
 
     async def drop(self, finetune_id: str) -> None:
         """Forget what memory holds of a finetune."""
-        await self._call("drop", finetune_id, ())
+        if self._dialogue is not None:  # who comes later remembers nothing
+            await self._call("drop", finetune_id, ())
 
     async def _call(
         self,
@@ -179,12 +181,11 @@ class EngineClient:
         images: Sequence[Pixels],
         on_delta: Callable[[AnswerDelta], None] | None = None,
     ) -> Any:
-        while True:
-            dialogue = await self._ready()
-            try:
-                return await dialogue.call(verb, command, images, on_delta)
-            except NotHandedOverError:
-                continue
+        if self._stopping.is_set():
+            raise WorkerUnavailable(STOPPING)
+        if self._dialogue is None:
+            raise NotHandedOverError("No worker is ready.")
+        return await self._dialogue.call(verb, command, images, on_delta)
 
     async def _ready(self, *, gives_up: bool = False) -> Dialogue:
         """The conversation with a worker that is ready, as soon as there is one."""

@@ -44,7 +44,9 @@ async def complete(caller: CallerDep, body: CompletionBody, caller_left: CallerL
     chat = body.value
     order = await body.made_of(
         lambda value: value.to_order(
-            fingerprint=body.fingerprint, max_generation_tokens=caller.max_generation_tokens
+            fingerprint=body.fingerprint,
+            received_at=body.stored.received_at,
+            max_generation_tokens=caller.max_generation_tokens,
         )
     )
     form = ChatForm(

@@ -68,7 +68,10 @@ async def answer(caller: Caller, body: Parsed[Any], caller_left: asyncio.Future[
     """Answer one request, as a stream if it asks for one."""
     value: AnswerBody = body.value
     order = to_order(
-        value, fingerprint=body.fingerprint, max_generation_tokens=caller.max_generation_tokens
+        value,
+        fingerprint=body.fingerprint,
+        received_at=body.stored.received_at,
+        max_generation_tokens=caller.max_generation_tokens,
     )
     form = _events(value, caller)
     if form is not None:

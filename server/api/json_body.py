@@ -8,6 +8,7 @@ as JSON and as what is made of it, is estimated before it is parsed, and shared 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
@@ -54,7 +55,8 @@ _MAX_LOC_LENGTH = 128
 class Parsed(Generic[B]):
     """A body: typed, and as the plain JSON it was, with names of slices instead of pictures.
 
-    Until `release`, which its call owes, `stored` has the bytes as they came.
+    Until `release`, which its call owes and which twice is once, `stored` has the bytes as they
+    came.
     """
 
     value: B
@@ -132,7 +134,8 @@ class BodyParser:
             num_bytes = await anyio.to_thread.run_sync(
                 estimated_json_bytes, stored, cuts, limiter=limiter
             )
-            await self._take_memory(num_bytes, within)
+            waited = time.monotonic() - stored.received_at
+            await self._take_memory(num_bytes, within - waited)
         try:
             value, tree, ignored = await anyio.to_thread.run_sync(
                 _parse, stored, cuts, model, state, limiter=limiter
@@ -141,9 +144,14 @@ class BodyParser:
             self.memory.give_back(num_bytes)
             raise
 
+        is_released = False
+
         def release() -> None:
-            self.memory.give_back(num_bytes)
-            stored.release()
+            nonlocal is_released
+            if not is_released:
+                is_released = True
+                self.memory.give_back(num_bytes)
+                stored.release()
 
         return Parsed(
             value=value,
@@ -164,7 +172,7 @@ class BodyParser:
             await self.memory.take(num_bytes, within=within)
         except TimeoutError:
             raise OverloadedError(
-                f"The body was not parsed for {within:g} s: those of other calls take"
+                f"The body was not parsed for {within:.3g} s: those of other calls take"
                 f" {self.memory.used} of {limit} bytes of memory, and {self.memory.num_waiting}"
                 " more wait. Ask again later."
             ) from None

@@ -23,6 +23,7 @@ from server.domain.errors import (
     StepConflictError,
     UnknownSkillError,
 )
+from server.services.train_order import HeldOrder
 
 router = APIRouter(prefix="/v1/tuning", tags=["train_step"])
 
@@ -67,15 +68,19 @@ async def train_step(
         fingerprint=body.fingerprint.hex(),
         field=body.value.idempotency_key,
     )
-    order = await body.ordered(
-        lambda value: value.to_order(
-            fingerprint=body.fingerprint,
-            keyed=keyed,
-            max_groups=config.max_groups,
-            max_examples=config.max_train_examples,
-            default_options=config.train_options.to_contract(),
-        )
+    held = HeldOrder(
+        await body.ordered(
+            lambda value: value.to_order(
+                fingerprint=body.fingerprint,
+                received_at=body.stored.received_at,
+                keyed=keyed,
+                max_groups=config.max_groups,
+                max_examples=config.max_train_examples,
+                default_options=config.train_options.to_contract(),
+            )
+        ),
+        body.release,
     )
-    answer = await services.training.train_step(account, order, delivery)
+    answer = await services.training.train_step(account, held, delivery)
     shown = _DONE if is_adapters_form else answer.body
     return watched_answer(request, shown, delivery, is_replayed=answer.is_replayed)

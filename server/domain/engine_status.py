@@ -28,6 +28,10 @@ class EngineStatus:
     epoch: int = 0
 
 
+class NotHandedOverError(WorkerUnavailable):
+    """No worker saw anything of this call, which may go to the next one."""
+
+
 class WorkerDiedError(WorkerUnavailable):
     """A worker ended while it had this call; `epoch` is the number of that worker."""
 

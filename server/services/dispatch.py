@@ -83,14 +83,21 @@ class SupervisedEngine(Engine, Protocol):
 class Place:
     """One place in the queue, and the turn it becomes."""
 
-    def __init__(self, dispatcher: Dispatcher, work_class: WorkClass, lane: str, account_id: str):
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        work_class: WorkClass,
+        lane: str,
+        account_id: str,
+        since: float | None,
+    ):
         self.work_class = work_class
         self.lane = lane
         self.account_id = account_id
         self.is_running = False
         self.is_at_front = False
         self.wanted: Literal["front", "turn"] = "turn"
-        self.taken_at = dispatcher.clock()
+        self.waits_since = dispatcher.clock() if since is None else since
         self.turn_at = 0.0
         self._dispatcher = dispatcher
         self._granted: asyncio.Future[None] | None = None
@@ -101,8 +108,8 @@ class Place:
         return self._granted is not None and not self._granted.done()
 
     def seconds_left(self, within: float) -> float:
-        """Of so many seconds since the place was taken."""
-        return max(self.taken_at + within - self._dispatcher.clock(), 0.0)
+        """Of so many seconds since the wait began."""
+        return max(self.waits_since + within - self._dispatcher.clock(), 0.0)
 
     async def front(self, *, within: float) -> None:
         """Wait until this train step is the next of its finetune, and one of the next of all.
@@ -113,7 +120,7 @@ class Place:
         await self._wait(within, None)
 
     async def turn(self, *, within: float, unless: asyncio.Future[None] | None = None) -> None:
-        """Wait for the turn, counted from when the place was taken.
+        """Wait for the turn, counted from when the wait began.
 
         Args:
             within: Seconds.
@@ -240,15 +247,18 @@ class Dispatcher:
         """Seconds that a call took lately from its turn to its end; 0 before the first."""
         return self._times.mean(work_class) or 0.0
 
-    def place(self, work_class: WorkClass, lane: str, *, account_id: str = "") -> Place:
+    def place(
+        self, work_class: WorkClass, lane: str, *, account_id: str = "", since: float | None = None
+    ) -> Place:
         """Take a place; leave it by leaving its `with` block.
 
         Args:
             work_class: Turns go round over classes.
             lane: Inside an account, turns go round over lanes: the finetune, or the base model.
             account_id: Inside a class, turns go round over accounts.
+            since: When the wait of the call began (our clock): all of it counts; None: now.
         """
-        place = Place(self, work_class, lane, account_id)
+        place = Place(self, work_class, lane, account_id, since)
         self._classes[work_class].add(place)
         return place
 
@@ -336,7 +346,7 @@ class Dispatcher:
         self._num_of_lane[place.account_id, place.lane] += _counts(place)
         self._idle.clear()
         place.turn_at = self.clock()
-        waited = place.turn_at - place.taken_at
+        waited = place.turn_at - place.waits_since
         self._meters.observe(QUEUE_SECONDS, waited, place.work_class.value)
 
     def _wait_at(self, work_class: WorkClass, number: int) -> float | None:

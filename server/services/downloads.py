@@ -144,7 +144,7 @@ class Downloads:
                 WorkClass.INFERENCE, finetune_id, account_id=account_id
             ) as place:
                 await place.turn(within=self._queue_seconds)
-                begin_before = place.taken_at + self._queue_seconds
+                begin_before = place.waits_since + self._queue_seconds
                 model = await self._handover.loaded_model(before=begin_before)
                 async with self._adapters.saved(account_id, finetune_id, step, model) as state:
                     with ExitStack() as outputs:  # held until the row names them, or nothing does

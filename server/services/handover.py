@@ -22,7 +22,7 @@ from contract.errors import (
     StorageFull,
     WorkerUnavailable,
 )
-from server.domain.engine_status import WorkerDiedError
+from server.domain.engine_status import NotHandedOverError, WorkerDiedError
 from server.domain.errors import (
     BatchTooLargeError,
     ImageTooLargeError,
@@ -34,7 +34,7 @@ from server.domain.errors import (
     ValidationFailedError,
     WorkerUnavailableError,
 )
-from server.services.dispatch import Dispatcher
+from server.services.dispatch import Dispatcher, refusal_of
 from server.services.quarantine import Quarantine
 
 T = TypeVar("T")
@@ -45,6 +45,16 @@ _REFUSALS: dict[str, type[ServiceError]] = {
     error.code: error
     for error in (BatchTooLargeError, ImageTooLargeError, NotSupportedError, UnknownSkillError)
 }
+
+
+_DIED_UNDER_IT = (
+    "The worker died under this call, and it was too late to do it again; nothing was changed. Ask"
+    " again."
+)
+_BEHIND_A_SUSPECT = (
+    "A call under which a worker died is tried again alone, and did not end in time for this one;"
+    " nothing was changed. Ask again."
+)
 
 
 class Handover:
@@ -71,41 +81,51 @@ class Handover:
         Args:
             verb: One call of an Engine verb; called anew for each attempt.
             fingerprint: Recognises the same request, also when it comes again.
-            begin_before: Do not begin after this moment (dispatcher's clock); None: whenever.
+            begin_before: Do not begin after this moment (dispatcher's clock); None: whenever. A
+                worker that ended before it saw the call is no beginning.
             redo_before: Do not begin again after this one; None: as `begin_before`.
             may_redo: Asked when a worker died under it, before anything else happens.
 
         Raises:
             ServiceError: The refusal that the caller gets.
         """
-        before = begin_before
+        before, has_lost_worker = begin_before, False
         while True:
-            await self._enter(fingerprint, before)
+            await self._enter(fingerprint, before, has_lost_worker=has_lost_worker)
             try:
                 return await self._until_back(verb, fingerprint)
+            except NotHandedOverError as error:
+                if self._dispatcher.is_draining:
+                    raise translate(error) from error
+                continue
             except WorkerDiedError as error:
                 if self._dispatcher.is_draining or not may_redo():
                     raise translate(error) from error
             except EngineError as error:
                 raise translate(error) from error
             before = begin_before if redo_before is None else redo_before
+            has_lost_worker = True
 
     async def loaded_model(self, *, before: float | None = None) -> ModelInfo:
         """Return what is loaded, once a worker is ready.
 
         Raises:
-            WorkerUnavailableError: None was before that moment (dispatcher's clock).
+            ServiceError: None was before that moment (dispatcher's clock).
         """
         await self._in_time(self._dispatcher.until_ready, before)
         model = self._dispatcher.engine_status().model
         assert model is not None, "an engine that is ready has a model"
         return model
 
-    async def _enter(self, fingerprint: bytes, before: float | None) -> None:
+    async def _enter(
+        self, fingerprint: bytes, before: float | None, *, has_lost_worker: bool
+    ) -> None:
         """Be let in, beside whomever it may be, once a worker is ready."""
-        await self._in_time(lambda: self._quarantine.enter(fingerprint), before)
+        otherwise = _DIED_UNDER_IT if has_lost_worker else _BEHIND_A_SUSPECT
+        await self._in_time(lambda: self._quarantine.enter(fingerprint), before, otherwise)
         try:
-            await self._in_time(self._dispatcher.until_ready, before)
+            otherwise = _DIED_UNDER_IT if has_lost_worker else None
+            await self._in_time(self._dispatcher.until_ready, before, otherwise)
         except BaseException:
             self._quarantine.leave(fingerprint)
             raise
@@ -153,16 +173,32 @@ class Handover:
         if not ended.cancelled():
             ended.exception()  # looked at, so that asyncio does not report it when nobody waits
 
-    async def _in_time(self, wait: Callable[[], Awaitable[None]], before: float | None) -> None:
+    async def _in_time(
+        self,
+        wait: Callable[[], Awaitable[None]],
+        before: float | None,
+        otherwise: str | None = None,
+    ) -> None:
+        """Wait, but not beyond that moment.
+
+        Raises:
+            ServiceError: It was too late. If it had to wait, `otherwise` says what for; else, and
+                where that is None, the state of the engine does.
+        """
         remaining = None if before is None else before - self._dispatcher.clock()
         try:
             if remaining is not None and remaining <= 0:
+                if otherwise is _BEHIND_A_SUSPECT:
+                    otherwise = None  # whoever is alone was not waited for
                 raise TimeoutError  # also where there would be nothing to wait for
             async with asyncio.timeout(remaining):
                 await wait()
         except TimeoutError:
-            raise WorkerUnavailableError(
-                "A worker died, and no other was free for this call in time. Ask again."
+            if otherwise is not None:
+                raise WorkerUnavailableError(otherwise) from None
+            raise refusal_of(
+                self._dispatcher.engine_status(),
+                "The call could not be handed to a worker in time; nothing was changed.",
             ) from None
 
 

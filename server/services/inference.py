@@ -31,13 +31,17 @@ _BASE_LANE = "base"
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOrder:
-    """What one inference call asks for, validated; `model` None is the base model."""
+    """What one inference call asks for, validated; `model` None is the base model.
+
+    `received_at` is when its body was there: monotonic, in seconds.
+    """
 
     model: str | None
     request: SkillRequest
     images: Sequence[ImageUrl]
     settings: Settings
     fingerprint: bytes
+    received_at: float
 
 
 class Inference:
@@ -80,12 +84,14 @@ class Inference:
         saved = await self._models.resolve(account_id, order.model)
         lane = _BASE_LANE if saved is None else saved.finetune_id
         with (
-            self._dispatcher.place(WorkClass.INFERENCE, lane, account_id=account_id) as place,
+            self._dispatcher.place(
+                WorkClass.INFERENCE, lane, account_id=account_id, since=order.received_at
+            ) as place,
             self._pictures.of(order.images, WorkClass.INFERENCE) as pictures,
         ):
             await pictures.measure(within=place.seconds_left(self._queue_seconds))
             await place.turn(within=self._queue_seconds, unless=caller_left)
-            begin_before = place.taken_at + self._queue_seconds
+            begin_before = place.waits_since + self._queue_seconds
             model = await self._handover.loaded_model(before=begin_before)
             if saved is None and not self._models.is_base(order.model):
                 raise no_such_model()

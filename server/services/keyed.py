@@ -63,8 +63,17 @@ class KeyedCalls:
         self._database = database
         self._running: dict[tuple[str, str, str], _Running] = {}
 
-    async def once(self, call: KeyedCall, work: Callable[[], Awaitable[bytes]]) -> KeyedAnswer:
+    async def once(
+        self,
+        call: KeyedCall,
+        work: Callable[[], Awaitable[bytes]],
+        *,
+        on_joined: Callable[[], None] = lambda: None,
+    ) -> KeyedAnswer:
         """Do `work`, which stores its answer by `call.store`, unless it was done.
+
+        Args:
+            on_joined: Called when another call does it, and this one only waits.
 
         Raises:
             IdempotencyKeyReusedError: The key came with another body.
@@ -78,6 +87,7 @@ class KeyedCalls:
             task.add_done_callback(lambda _: self._end(place))
         else:
             _check(running.fingerprint, call)
+            on_joined()
         return await asyncio.shield(running.task)
 
     async def _stored_or_done(

@@ -98,7 +98,9 @@ class Rollouts:
         lane = parse_ulid(order.finetune_id) or order.finetune_id
         with (
             self._limits.rollouts(),
-            self._dispatcher.place(WorkClass.ROLLOUTS, lane, account_id=account_id) as place,
+            self._dispatcher.place(
+                WorkClass.ROLLOUTS, lane, account_id=account_id, since=order.received_at
+            ) as place,
             self._pictures.of(order.images, WorkClass.ROLLOUTS) as pictures,
         ):
             faults.point("rollouts.received")
@@ -128,7 +130,7 @@ class Rollouts:
         """Wait for the turn and a worker, as long as who waits now has patience."""
         begin_before = patience.since + self._seconds_to_start()
         if not place.is_running:  # else it has its turn, and only the worker came too late
-            await place.turn(within=begin_before - place.taken_at)
+            await place.turn(within=begin_before - place.waits_since)
         return await self._handover.loaded_model(before=begin_before)
 
     def _seconds_left(self, patience: Patience) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contract.groups import Group, TrainOptions
@@ -14,7 +14,12 @@ from server.services.keyed import KeyedCall
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOrder:
-    """What one train step asks for, validated; `keyed` if it came with an explicit key."""
+    """What one train step asks for, validated.
+
+    Attributes:
+        received_at: When its body was there (monotonic, seconds); its patience counts from then.
+        keyed: If it came with an explicit key.
+    """
 
     finetune_id: str
     groups: tuple[Group, ...]
@@ -23,6 +28,7 @@ class TrainOrder:
     options: TrainOptions
     expected_step: int | None
     fingerprint: bytes
+    received_at: float
     keyed: KeyedCall | None = None
 
     def identity(self, account_id: str) -> Identity:
@@ -35,6 +41,29 @@ class TrainOrder:
             finetune_id=parse_ulid(self.finetune_id) or self.finetune_id,
             fingerprint=fingerprint,
         )
+
+
+class HeldOrder:
+    """An order and the body that its pictures lie in, for as long as they are needed.
+
+    A resend of a step that runs may wait for minutes and needs neither; were they kept, the resends
+    of one slow step would take all the memory that bodies may have.
+    """
+
+    def __init__(self, order: TrainOrder, release: Callable[[], None]):
+        self._order: TrainOrder | None = order
+        self._release = release
+
+    @property
+    def order(self) -> TrainOrder:
+        """The order; bind it to no name that outlives `let_go`."""
+        assert self._order is not None, "it was let go of"
+        return self._order
+
+    def let_go(self) -> None:
+        """Forget the order, and give its body back."""
+        self._order = None
+        self._release()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from server.services.pictures import Pictures
 from server.services.rollouts import require_skill
 from server.services.step_commit import stored_answer
 from server.services.step_work import StepWork
-from server.services.train_order import Identity, TrainOrder
+from server.services.train_order import HeldOrder, Identity, TrainOrder
 
 _CLOSE_SECONDS = 1.0
 
@@ -50,29 +50,28 @@ class Training:
         self._queue_seconds = queue_seconds
         self._admitted: set[asyncio.Task[TrainAnswer]] = set()
 
-    async def train_step(
-        self, account_id: str, order: TrainOrder, delivery: Delivery
-    ) -> TrainAnswer:
+    async def train_step(self, account_id: str, held: HeldOrder, delivery: Delivery) -> TrainAnswer:
         """Train one step, unless the answer of an earlier one is what the caller lacks.
 
         Args:
+            held: Let go of when another call's step is what answers this one.
             delivery: The connection that will carry the answer.
 
         Raises:
             IdempotencyKeyReusedError: The explicit key came with another body.
             ServiceError: The step is refused; nothing was changed.
         """
-        identity = order.identity(account_id)
-        if order.keyed is None:
-            return await self._answer(identity, order, delivery)
+        identity, keyed = held.order.identity(account_id), held.order.keyed
+        if keyed is None:
+            return await self._answer(identity, held, delivery)
 
         async def answer_once() -> bytes:
             stored = Delivery()  # with its key, an answer is delivered as soon as it is stored
-            answer = await self._answer(identity, order, stored)
+            answer = await self._answer(identity, held, stored)
             stored.settle(Fate.TAKEN)
             return answer.body
 
-        answer = await self._keyed.once(order.keyed, answer_once)
+        answer = await self._keyed.once(keyed, answer_once, on_joined=held.let_go)
         return TrainAnswer(body=answer.body, is_replayed=answer.is_replayed)
 
     async def close(self) -> None:
@@ -84,18 +83,19 @@ class Training:
             await asyncio.gather(*stuck, return_exceptions=True)
         await self._ledger.close()
 
-    async def _answer(
-        self, identity: Identity, order: TrainOrder, delivery: Delivery
-    ) -> TrainAnswer:
-        found = await self._ledger.find(identity, expected_step=order.expected_step)
+    async def _answer(self, identity: Identity, held: HeldOrder, delivery: Delivery) -> TrainAnswer:
+        found = await self._ledger.find(identity, expected_step=held.order.expected_step)
         if isinstance(found, Answered):
             body = await self._stored(identity, found)
             self._ledger.replayed(identity, found, delivery)
             return TrainAnswer(body=body, is_replayed=True)
         if found is None:
+            order = held.order
             found = self._ledger.begin(identity, lambda: self._admit(identity, order))
             self._admitted.add(found.task)
             found.task.add_done_callback(self._admitted.discard)
+        else:
+            held.let_go()
         return await found.answer(delivery)
 
     async def _admit(self, identity: Identity, order: TrainOrder) -> TrainAnswer:
@@ -103,7 +103,9 @@ class Training:
         lane, account_id = identity.finetune_id, identity.account_id
         try:
             with (
-                self._dispatcher.place(WorkClass.TRAINING, lane, account_id=account_id) as place,
+                self._dispatcher.place(
+                    WorkClass.TRAINING, lane, account_id=account_id, since=order.received_at
+                ) as place,
                 self._pictures.of(order.images, WorkClass.TRAINING) as pictures,
             ):
                 await self._adapters.require_living(account_id, order.finetune_id)
@@ -112,7 +114,7 @@ class Training:
                 within = place.seconds_left(self._queue_seconds)
                 async with pictures.decoded(within=within) as images:
                     await place.turn(within=self._queue_seconds)
-                    begin_before = place.taken_at + self._queue_seconds
+                    begin_before = place.waits_since + self._queue_seconds
                     model = await self._handover.loaded_model(before=begin_before)
                     for group in order.groups:
                         require_skill(model.tunable_skills, group.request.skill, model)

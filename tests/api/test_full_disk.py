@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from contract import disk
 from contract.errors import StorageFull
@@ -100,7 +101,8 @@ async def test_a_database_that_cannot_be_written_changes_nothing_and_goes_on(ser
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
     try:
-        refused = await service.train(finetune, lr=0.5)
+        with capture_logs():  # which may lie in a file, too
+            refused = await service.train(finetune, lr=0.5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     refusal(refused, 503, "overloaded")

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contract.errors import StorageFull
+from server.api.json_body import SMALL_BODY_BYTES
 from server.db import train_requests
 from server.db.connection import Database
 from server.db.models import Finetune, TrainRequest
@@ -20,6 +21,7 @@ from server.meters import STEPS_JOINED
 from server.services import keyed, ledger, step_work
 from server.services.ledger import MAX_REPLAYS
 from server.services.step_commit import commit_step
+from server.services.train_order import HeldOrder
 from tests.api.conftest import Serve
 from tests.service import Service, refusal, until
 from tests.watched import WatchedCall, post_watched, train_watched
@@ -69,6 +71,32 @@ async def test_a_request_that_runs_is_joined_by_its_like(service: Service) -> No
     assert {answer.content for answer in answers} == {answers[0].content}
     assert answers[0].json["step"] == 1
     assert steps_computed(service) == 1
+
+
+@pytest.mark.parametrize("key", [None, "a-key"])
+async def test_those_that_join_keep_neither_their_body_nor_what_was_parsed_of_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """Ten resends of a slow step take no more memory than the step."""
+    finetune_id = await service.create()
+    memory = service.app.state.body_parser.memory
+    room = service.app.state.services.admission.bodies.room
+    joined: list[HeldOrder] = []
+    let_go = HeldOrder.let_go
+    monkeypatch.setattr(HeldOrder, "let_go", lambda held: (let_go(held), joined.append(held)))
+    padding = "x" * (SMALL_BODY_BYTES + 1)
+    keyed = {} if key is None else {"idempotency_key": key}
+    service.engine.gate.clear()
+    first = train_watched(service, finetune_id, padding=padding, **keyed)
+    await until(lambda: service.engine.num_running == 1)
+    of_one = memory.used, room.used
+    assert min(of_one) > SMALL_BODY_BYTES
+    twins = [train_watched(service, finetune_id, padding=padding, **keyed) for _ in range(10)]
+    await until(lambda: len(joined) == 10)
+    assert (memory.used, room.used) == of_one
+    service.engine.gate.set()
+    assert [(await call.answered()).json["step"] for call in (first, *twins)] == [1] * 11
+    assert (memory.used, room.used) == (0, 0)
 
 
 async def test_one_that_waits_in_the_queue_is_joined_too(service: Service) -> None:

@@ -130,7 +130,9 @@ class ChatBody(Body):
         """Whether a stream tells at its end what it cost."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def to_order(self, *, fingerprint: bytes, max_generation_tokens: int) -> AnswerOrder:
+    def to_order(
+        self, *, fingerprint: bytes, received_at: float, max_generation_tokens: int
+    ) -> AnswerOrder:
         """Return what is asked for.
 
         Raises:
@@ -156,6 +158,7 @@ class ChatBody(Body):
                 max_generation_tokens=max_generation_tokens,
             ),
             fingerprint=fingerprint,
+            received_at=received_at,
         )
 
     def _refuse_unsupported(self) -> None:

@@ -86,7 +86,9 @@ AnswerBody = (
 )
 
 
-def to_order(body: AnswerBody, *, fingerprint: bytes, max_generation_tokens: int) -> AnswerOrder:
+def to_order(
+    body: AnswerBody, *, fingerprint: bytes, received_at: float, max_generation_tokens: int
+) -> AnswerOrder:
     """Return what is asked for.
 
     Raises:
@@ -105,4 +107,5 @@ def to_order(body: AnswerBody, *, fingerprint: bytes, max_generation_tokens: int
             max_generation_tokens=max_generation_tokens,
         ),
         fingerprint=fingerprint,
+        received_at=received_at,
     )

@@ -189,6 +189,7 @@ class TrainStepBody(AddressedBody):
         self,
         *,
         fingerprint: bytes,
+        received_at: float,
         keyed: KeyedCall | None = None,
         max_groups: int,
         max_examples: int,
@@ -230,6 +231,7 @@ class TrainStepBody(AddressedBody):
             options=(self.options or OptionsBody()).to_contract(default_options),
             expected_step=self.expected_step,
             fingerprint=fingerprint,
+            received_at=received_at,
             keyed=keyed,
         )
 

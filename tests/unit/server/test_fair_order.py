@@ -182,6 +182,16 @@ async def test_before_any_call_has_ended_a_refusal_says_what_it_can() -> None:
     assert refusal.retry_after == OverloadedError.retry_after
 
 
+async def test_what_a_call_waited_for_before_its_place_counts() -> None:
+    queue = Queue()
+    await queue.come("running", "", "a")
+    since = queue.clock() - 44.5  # as long as there was no room for its body
+    with queue.dispatcher.place(ROLLOUTS, "b", since=since) as place:
+        assert place.seconds_left(45.0) == 0.5
+        queue.clock.now += 1.0
+        assert "waited 45 s" in (await refused(place.turn(within=45.0))).message
+
+
 async def test_a_turn_that_comes_at_the_last_moment_is_taken() -> None:
     queue = Queue()
     await queue.come("running", "", "a")

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFull
-from server.domain.engine_status import WorkerDiedError
+from server.domain.engine_status import NotHandedOverError, WorkerDiedError
 from server.domain.errors import (
+    OverloadedError,
     RequestCrashesWorkerError,
     ServiceError,
     WorkerUnavailableError,
@@ -48,6 +49,10 @@ def handover(clock: Clock) -> Handover:
 
 def died(epoch: int) -> WorkerDiedError:
     return WorkerDiedError("The worker died.", epoch=epoch)
+
+
+def unseen() -> NotHandedOverError:
+    return NotHandedOverError("No worker is ready.")
 
 
 def meeting(*ends: Exception | str) -> Verb:
@@ -91,7 +96,7 @@ async def test_a_call_does_not_begin_late_although_nobody_is_in_its_way(
     handover: Handover, clock: Clock
 ) -> None:
     clock.now = 54.0
-    with pytest.raises(WorkerUnavailableError):
+    with pytest.raises(OverloadedError, match="could not be handed"):
         await handover.call(meeting("x"), fingerprint=b"a", begin_before=45.0, redo_before=55.0)
     clock.now = 44.0
     assert await handover.call(meeting("x"), fingerprint=b"a", begin_before=45.0) == "x"
@@ -113,6 +118,25 @@ async def test_a_redo_has_a_deadline_of_its_own_or_that_of_the_first_attempt(
     else:
         with pytest.raises(WorkerUnavailableError):
             await call
+
+
+async def test_a_call_that_no_worker_saw_has_the_deadline_of_its_beginning_and_is_no_suspect(
+    clock: Clock,
+) -> None:
+    engine = FakeEngine()
+    dispatcher = Dispatcher(engine, clock=clock)
+    handover = Handover(dispatcher)
+    assert await handover.call(meeting(unseen(), unseen(), "x"), fingerprint=b"a") == "x"
+
+    async def unseen_at_44() -> str:
+        clock.now, engine.state = 46.0, "unavailable"
+        raise unseen()
+
+    with pytest.raises(WorkerUnavailableError, match="could not be handed"):
+        await handover.call(unseen_at_44, fingerprint=b"a", begin_before=45.0, redo_before=1e9)
+    engine.state = "ready"
+    for _ in range(2):  # not held against it: it may still lose two workers
+        assert await handover.call(meeting(unseen(), died(7), "x"), fingerprint=b"b") == "x"
 
 
 async def test_a_call_without_deadlines_begins_whenever(handover: Handover, clock: Clock) -> None:

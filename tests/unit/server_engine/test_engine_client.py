@@ -18,7 +18,7 @@ from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels, QueryRequest, QueryTarget, Settings
 from contract.stats import EngineStats, Sample
 from server import dialogue, engine_client
-from server.domain.engine_status import EngineStatus, WorkerDiedError
+from server.domain.engine_status import EngineStatus, NotHandedOverError, WorkerDiedError
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.restarts import RestartSchedule
 from server.silence import SilenceLimits
@@ -35,7 +35,13 @@ def question(text: str) -> Answer:
 
 
 async def ask(client: EngineClient, text: str) -> str:
-    return (await client.answer(question(text), ())).output["answer"]
+    """Ask whoever is ready, as soon as somebody is."""
+    while True:
+        await client.describe()
+        try:
+            return (await client.answer(question(text), ())).output["answer"]
+        except NotHandedOverError:
+            continue
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -47,11 +53,16 @@ def picture(num_bytes: int, value: int = 0) -> Pixels:
     return Pixels(height=1, width=num_bytes // 3, digest="0" * 64, data=bytes([value]) * num_bytes)
 
 
-async def test_a_call_waits_for_the_worker_and_is_answered(make_client: ClientFactory) -> None:
+async def test_a_call_without_a_worker_is_told_so_at_once(make_client: ClientFactory) -> None:
     client = make_client()
-    waiting = asyncio.create_task(ask(client, "hello"))
+    with pytest.raises(NotHandedOverError):
+        await client.answer(question("too early"), ())
+    assert await client.drop("0" * 26) is None  # nobody is there who could remember
     await client.start()
-    assert await waiting == "hello"
+    assert await ask(client, "hello") == "hello"
+    await client.stop()
+    with pytest.raises(WorkerUnavailable, match="stopping"):
+        await client.answer(question("too late"), ())
 
 
 async def test_describe_waits_for_the_model_and_the_status_tells_its_states(
@@ -73,6 +84,7 @@ async def test_describe_waits_for_the_model_and_the_status_tells_its_states(
 async def test_every_verb_returns_its_typed_result(make_client: ClientFactory) -> None:
     client = make_client()
     await client.start()
+    await client.describe()
     command = MakeRollouts(
         adapter=ADAPTER,
         request=QueryRequest(question="?", image=0),
@@ -219,14 +231,6 @@ async def test_a_cancelled_call_is_discarded_and_harms_nobody(
     assert client.worker_pid == pid
 
 
-async def test_a_caller_may_leave_while_no_worker_is_there(make_client: ClientFactory) -> None:
-    client = make_client()
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(ask(client, "too early"), 0.01)
-    await client.start()
-    assert await ask(client, "next") == "next"
-
-
 async def test_a_worker_is_told_when_nobody_waits_for_an_answer_any_more(
     make_client: ClientFactory,
 ) -> None:
@@ -257,6 +261,7 @@ async def test_a_step_whose_caller_left_is_finished(make_client: ClientFactory) 
 async def test_deltas_come_in_order_before_the_result(make_client: ClientFactory) -> None:
     client = make_client()
     await client.start()
+    await client.describe()
     heard: list[AnswerDelta] = []
     answered = await client.answer(question("stream a |rose| is"), (), heard.append)
     assert [delta.text for delta in heard] == ["a ", "rose", " is"]
@@ -285,6 +290,7 @@ async def test_a_listener_that_fails_hears_nothing_more_and_harms_nobody(
 async def test_deltas_of_other_calls_and_workers_reach_nobody(make_client: ClientFactory) -> None:
     client = make_client()
     await client.start()
+    await client.describe()
     heard: list[AnswerDelta] = []
     await client.answer(question("stream_others"), (), heard.append)
     assert heard == []
@@ -308,6 +314,7 @@ async def test_what_the_worker_counted_is_known_while_it_lives(make_client: Clie
 async def test_a_stale_epoch_is_dropped(make_client: ClientFactory) -> None:
     client = make_client()
     await client.start()
+    await client.describe()
     # The worker sends results of another epoch, and for an unknown id, before the right one.
     answered = await client.answer(question("stale"), ())
     assert answered.input_tokens == 1
@@ -390,7 +397,7 @@ async def test_a_deaf_worker_exerts_backpressure_and_can_be_stopped(
             await call
 
 
-async def test_a_call_the_dead_worker_never_saw_goes_to_the_next(
+async def test_a_call_the_dead_worker_never_saw_is_told_so(
     make_client: ClientFactory,
 ) -> None:
     client = make_client("deaf_once")
@@ -400,12 +407,14 @@ async def test_a_call_the_dead_worker_never_saw_goes_to_the_next(
     assert pid is not None
     blocked = asyncio.create_task(client.train_step(train_step(), [picture(30_000_000)]))
     await asyncio.sleep(0.05)
-    queued = asyncio.create_task(ask(client, "queued"))
+    queued = asyncio.create_task(client.answer(question("queued"), ()))
     await asyncio.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(WorkerUnavailable):
+    with pytest.raises(WorkerDiedError):
         await blocked
-    assert await queued == "queued"
+    with pytest.raises(NotHandedOverError):
+        await queued
+    assert await ask(client, "next") == "next"
 
 
 async def test_stop_lets_the_worker_end_in_order(
