@@ -209,7 +209,8 @@ class Dispatcher:
         self._watcher: asyncio.Task[None] | None = None
         self._is_draining = False
         self._is_closed = False
-        self._idle = asyncio.Event()
+        self._empty = asyncio.Event()
+        """Nobody has a place."""
         self._calm_at = 0.0
         self._calming: asyncio.TimerHandle | None = None
 
@@ -259,6 +260,7 @@ class Dispatcher:
             since: When the wait of the call began (our clock): all of it counts; None: now.
         """
         place = Place(self, work_class, lane, account_id, since)
+        self._empty.clear()
         self._classes[work_class].add(place)
         return place
 
@@ -270,8 +272,8 @@ class Dispatcher:
             self._num_running[place.work_class] -= 1
             self._forget(place)
             self._times.add(place.work_class, self.clock() - place.turn_at)
-        if not self.num_running:
-            self._idle.set()
+        if not self._places():
+            self._empty.set()
         if place.work_class is not WorkClass.BATCH:
             self._note_other_work()
         self.grant()
@@ -317,13 +319,17 @@ class Dispatcher:
             )
 
     async def close(self, *, grace_seconds: float) -> None:
-        """Drain, then wait for running calls as long as the grace lasts; twice is once."""
+        """Drain, then wait for who is not refused by that, within the grace; twice is once.
+
+        Those are running calls, and those whose pictures are being looked at: they learn of it when
+        they ask for their turn.
+        """
         if self._is_closed:
             return
         self.drain()
-        if self.num_running:
+        if self._places():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), grace_seconds)
+                await asyncio.wait_for(self._empty.wait(), grace_seconds)
         self._is_closed = True  # ends the watcher, and who waits for it with a refusal
 
     def too_late(self, place: Place, waited_seconds: float) -> ServiceError:
@@ -344,7 +350,6 @@ class Dispatcher:
         self._classes.move_to_end(place.work_class)
         self._num_running[place.work_class] += 1
         self._num_of_lane[place.account_id, place.lane] += _counts(place)
-        self._idle.clear()
         place.turn_at = self.clock()
         waited = place.turn_at - place.waits_since
         self._meters.observe(QUEUE_SECONDS, waited, place.work_class.value)

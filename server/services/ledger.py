@@ -25,7 +25,12 @@ from server.db.connection import Database
 from server.db.models import RequestState, TrainRequest
 from server.domain.clock import now_ms
 from server.domain.delivery import Delivery, Fate
-from server.domain.errors import FinetuneNotFoundError, ServiceError, StorageFullError
+from server.domain.errors import (
+    FinetuneNotFoundError,
+    OverloadedError,
+    ServiceError,
+    StorageFullError,
+)
 from server.meters import STEPS_JOINED, STEPS_REPLAYED, Meters
 from server.services.adapters import living_finetune
 from server.services.train_order import Identity
@@ -66,9 +71,19 @@ class Run:
         self.deliveries.append(delivery)
         try:
             return await asyncio.shield(self.task)
-        except BaseException:
+        except BaseException as error:
             delivery.settle(Fate.LEFT)  # this connection carries no answer of a step
+            if isinstance(error, asyncio.CancelledError) and _is_only_the_task(self.task):
+                raise OverloadedError(
+                    "The server is shutting down. Ask again in a few seconds."
+                ) from None
             raise
+
+
+def _is_only_the_task(task: asyncio.Task[Any]) -> bool:
+    """Whether that task was cancelled, and not who waits for it."""
+    waiting = asyncio.current_task()
+    return task.cancelled() and waiting is not None and not waiting.cancelling()
 
 
 class Answered:

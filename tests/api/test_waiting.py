@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
 from contract.errors import WorkerUnavailable
 from server.domain.engine_status import WorkerDiedError
+from server.services import training
 from tests.api.conftest import Serve
 from tests.factories import make_image_url, make_request, make_sft_group
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, FakeImageDecoder
 from tests.leaving import send_and_leave
 from tests.service import Service, refusal, until
 
@@ -23,13 +24,15 @@ ONE_DATABASE_IS_ENOUGH = True  # This is about queues.
 
 pytestmark = pytest.mark.anyio
 
+T = TypeVar("T")
+
 TINY_SECONDS = 0.03
 SHORT_SECONDS = 0.5
 """Ample for a call that need not wait, on a busy machine and any database."""
 DIED = WorkerUnavailable("The worker died.")
 
 
-def start(call: Coroutine[Any, Any, httpx.Response]) -> asyncio.Task[httpx.Response]:
+def start(call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return asyncio.create_task(call)
 
 
@@ -443,6 +446,37 @@ async def test_draining_refuses_what_waits_and_finishes_what_runs(service: Servi
     refusal(await service.roll(finetune_id), 503, "overloaded")
     service.engine.gate.set()
     assert (await running).json()["step"] == 1
+
+
+@pytest.mark.parametrize("ends_within_the_grace", [True, False])
+async def test_a_step_whose_pictures_are_looked_at_when_the_service_closes_is_answered(
+    service: Service, monkeypatch: pytest.MonkeyPatch, ends_within_the_grace: bool
+) -> None:
+    finetune_id = await service.create()
+    is_decoding, may_end = asyncio.Event(), asyncio.Event()
+
+    async def decode(image_url: Any) -> Any:
+        is_decoding.set()
+        await may_end.wait()
+        return FakeImageDecoder()._pixels(image_url)
+
+    monkeypatch.setattr(service.decoder, "decode", decode)
+    request = make_request("query", question="?")
+    group = make_sft_group(request=request, target={"answer": "!"})
+    step = start(service.train(finetune_id, groups=[group]))
+    await until(is_decoding.is_set)
+    grace = 60.0 if ends_within_the_grace else TINY_SECONDS
+    closing = start(service.dispatcher.close(grace_seconds=grace))
+    await asyncio.sleep(2 * TINY_SECONDS)
+    assert closing.done() is not ends_within_the_grace
+    if ends_within_the_grace:
+        may_end.set()
+    else:
+        monkeypatch.setattr(training, "_CLOSE_SECONDS", TINY_SECONDS)
+        await service.app.state.services.training.close()
+    refusal(await step, 503, "overloaded")
+    await closing
+    assert service.engine.calls == []
 
 
 async def test_a_redo_that_waits_when_the_service_closes_is_answered(
