@@ -46,7 +46,8 @@ class Pictures:
         max_answer_bytes: Of those of rollouts and inference together.
         max_batch_bytes: Of those of lines of batches together.
         max_call_bytes: Of the pixels of one call, which may be more than its class has together.
-        max_at_once: Pictures that are read into memory as text and decoded at once.
+        max_at_once: Pictures that are read into memory as text and decoded at once, and those of
+            one call that may be in the line for it.
         max_file_bytes: Of one picture; a larger one is refused by whoever reads all of it.
     """
 
@@ -66,6 +67,7 @@ class Pictures:
         self.answers = Budget(max_answer_bytes)
         self.batches = Budget(max_batch_bytes)
         self.max_call_bytes = max_call_bytes
+        self.max_at_once = max_at_once
         self._decoder = decoder
         self._bodies = bodies
         self._max_file_bytes = max_file_bytes
@@ -186,7 +188,17 @@ class CallPictures:
             budget.give_back(self.num_bytes)
 
     async def _each(self, work: Callable[[ImageUrl], Awaitable[T]]) -> list[T]:
-        tasks = [asyncio.ensure_future(work(image)) for image in self._images]
+        """Work on each picture, some at a time.
+
+        Whoever comes beside a step of hundreds waits for these few, and not for all of them.
+        """
+        few = asyncio.Semaphore(self._pictures.max_at_once)
+
+        async def work_in_turn(image: ImageUrl) -> T:
+            async with few:
+                return await work(image)
+
+        tasks = [asyncio.ensure_future(work_in_turn(image)) for image in self._images]
         try:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -164,6 +165,41 @@ def several(decoder: Seen, folder: Path, urls: list[str], *, max_call_bytes: int
     )
     images = [ImageUrl(url=url, loc=("body", index)) for index, url in enumerate(urls)]
     return pictures.of(images, WorkClass.TRAINING)
+
+
+@pytest.mark.parametrize("verb", ["measure", "decode"])
+async def test_a_single_picture_does_not_wait_for_all_those_of_a_large_step(
+    decoder: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """One decoding process takes one after another, in the order in which they were given to it."""
+    urls = [data_url(encoded(Image.new("RGB", (8, 8), (n, 0, 0)), "PNG")) for n in range(31)]
+    order: list[str] = []
+    line = asyncio.Lock()  # first come, first served, as the decoder's own
+
+    async def work(image_url: str | bytes) -> Any:
+        async with line:
+            await asyncio.sleep(0.002)
+            order.append(str(image_url))
+            return 1
+
+    monkeypatch.setattr(decoder, verb, work)
+    step = several(decoder, tmp_path, urls[:30], max_call_bytes=MIB)
+    single = several(decoder, tmp_path, urls[30:], max_call_bytes=MIB)
+
+    async def do(own: CallPictures) -> None:
+        if verb == "measure":
+            await own.measure(within=60.0)
+        else:
+            async with own.decoded(within=60.0):
+                pass
+
+    large = asyncio.create_task(do(step))
+    await asyncio.sleep(0.003)
+    await do(single)
+    position = order.index(urls[30])
+    assert position <= 5, f"it came after {position} others"
+    await large
+    assert order[:position] + order[position + 1 :] == urls[:30]
 
 
 async def test_the_pixels_of_one_call_have_a_limit(decoder: Seen, tmp_path: Path) -> None:
