@@ -265,6 +265,7 @@ class EngineClient:
         self._on_loading("The worker is starting.")
         changed = asyncio.Event()
         worker = self._worker = await WorkerProcess.start(self._launch, epoch=epoch)
+        worker.on_stuck = self._on_stuck
 
         def on_ready(model: ModelInfo, canary: str) -> None:
             if self._is_as_before(model, canary):
@@ -357,6 +358,15 @@ class EngineClient:
         self._dialogue = None
         if self._status.state == "ready" and not self._stopping.is_set():
             self._become("unavailable", "The worker ended.")
+
+    def _on_stuck(self, pid: int) -> None:
+        """It cannot be replaced before it has let go of the device."""
+        log.error("worker_does_not_end", pid=pid, epoch=self._epoch)
+        self._become(
+            "unavailable",
+            f"The worker (process {pid}) was killed and does not end; the driver of its device may"
+            " hang. It is replaced when it has ended; if it never does, restart the machine.",
+        )
 
     def _reason(self, end: WorkerEnd, was_ready: bool, fault: BaseException | None) -> str:
         """Say how a worker ended; remember when it refused to work at all."""

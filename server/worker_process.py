@@ -28,6 +28,8 @@ from server.resources import find
 MAX_LOG_BYTES = 16 << 20
 TAIL_BYTES = 8 << 10
 MAX_LINE_CHARACTERS = 300
+STUCK_SECONDS = 10.0
+"""So long after SIGKILL a process is said not to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,9 @@ class WorkerProcess:
         self._log_path = log_path
         self._log_start = log_start
         self.channel = channel
+        self.on_stuck: Callable[[int], None] = lambda _pid: None
+        """Called with its process id, now and then, while it does not end although it was killed:
+        it sits in the kernel, mostly in the driver of its device."""
 
     @classmethod
     async def start(cls, launch: WorkerLaunch, *, epoch: int) -> WorkerProcess:
@@ -153,6 +158,11 @@ class WorkerProcess:
                 except TimeoutError:
                     with suppress(ProcessLookupError):
                         send()
+        while self._process.returncode is None:
+            try:
+                await asyncio.wait_for(self._process.wait(), STUCK_SECONDS)
+            except TimeoutError:
+                self.on_stuck(self.pid)
         return await self.wait()
 
     def _last_lines(self, count: int = 20) -> tuple[str, ...]:

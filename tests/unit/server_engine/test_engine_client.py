@@ -17,7 +17,7 @@ from contract.groups import SFTGroup, TrainOptions
 from contract.messages import EXIT_REFUSED
 from contract.skills import Pixels, QueryRequest, QueryTarget, Settings
 from contract.stats import EngineStats, Sample
-from server import dialogue, engine_client
+from server import dialogue, engine_client, worker_process
 from server.domain.engine_status import EngineStatus, NotHandedOverError, WorkerDiedError
 from server.engine_client import EngineClient, WorkerRefusedError
 from server.restarts import RestartSchedule
@@ -490,6 +490,23 @@ async def test_a_worker_that_hangs_with_a_call_is_killed_at_its_bound(
         await ask(client, "hello")
     assert await ask(client, "hello") == "hello"
     assert not Path(f"/proc/{stuck}").exists()
+
+
+async def test_a_worker_that_does_not_end_when_killed_is_told_and_replaced_at_its_end(
+    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "STUCK_SECONDS", 0.05)
+    client = make_client(limits=SilenceLimits(ready=0.3))
+    await client.start()
+    stuck = int(await ask(client, "pid"))
+    assert client._worker is not None
+    monkeypatch.setattr(client._worker._process, "kill", lambda: None)  # as if in the kernel
+    monkeypatch.setattr(client._worker._process, "terminate", lambda: None)
+    os.kill(stuck, signal.SIGSTOP)
+    await until(lambda: f"process {stuck}) was killed and does not end" in client.status().detail)
+    assert client.status().state == "unavailable"
+    os.kill(stuck, signal.SIGKILL)
+    assert int(await ask(client, "pid")) != stuck
 
 
 async def test_an_idle_worker_answers_pings_and_lives(make_client: ClientFactory) -> None:
