@@ -1,16 +1,12 @@
-"""R6: calls with and without keys, lost answers, restarts, against a model of forty lines."""
+"""R6: calls with and without keys, lost answers, restarts, days that pass, against a model."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import structlog
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.chaos.bench import Bench, Verdict
+from tests.chaos.silence import silence
 from tests.property.server.test_resends_model import Resends
 
 ID = "R6"
@@ -36,14 +32,3 @@ def _play(bench: Bench, num_runs: int) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Thousands of calls are answered in this process; bars after this one read its log again."""
-    quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=quiet, cache_logger_on_first_use=False)
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()

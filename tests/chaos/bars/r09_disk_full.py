@@ -35,6 +35,7 @@ from tests.chaos.local import (
     serving,
     short_story,
 )
+from tests.chaos.silence import silence
 
 ID = "R9"
 TITLE = "a full disk loses nothing, and the service goes on when there is room"
@@ -61,6 +62,7 @@ async def story(player: Player) -> None:
     await player.train(other, "four")
 
 
+@silence()
 def run(bench: Bench) -> Verdict:
     verdict = Verdict()
     for spec in worker_faults.file_faults(bench, "enospc"):

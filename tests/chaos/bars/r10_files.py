@@ -47,6 +47,7 @@ from tests.chaos.local import (
     short_story,
 )
 from tests.chaos.power_cut import Disk
+from tests.chaos.silence import silence
 from trainer.storage import read_tensors
 
 ID = "R10"
@@ -57,6 +58,7 @@ STATUS_OF = {"eio": 500, "enospc": 507}
 TRACED = "trace=write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2"
 
 
+@silence()
 def run(bench: Bench) -> Verdict:
     verdict = Verdict()
     for spec in worker_faults.file_faults(bench, "eio"):  # 500, which the SDK sends again by itself

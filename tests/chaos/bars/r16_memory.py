@@ -25,6 +25,7 @@ from tests.chaos.local import (
     query,
     serving,
 )
+from tests.chaos.silence import silence
 
 ID = "R16"
 TITLE = "a step that meets the end of the memory gives the same result, or 413 and no harm"
@@ -37,6 +38,7 @@ POSITIONS = 32
 ANSWERS = ("one", "two circles", "three red ones", "none")
 
 
+@silence()
 def run(bench: Bench) -> Verdict:
     verdict = Verdict()
     with tempfile.TemporaryDirectory(prefix="r16-") as name:

@@ -23,9 +23,9 @@ from server.domain.caller import Limits, Scope
 from server.domain.errors import InvalidApiKeyError
 from server.services.container import Services
 from server.services.keys import create_key
-from tests.chaos.bars.r06_explicit_keys import silence
 from tests.chaos.bench import Bench, Verdict
 from tests.chaos.local import copied_database, serving
+from tests.chaos.silence import silence
 
 ID = "S1"
 TITLE = "time tells nothing of a key, nor of what another account has"

@@ -29,9 +29,9 @@ from server.api.examples import PICTURE
 from server.app import create_app
 from server.config import ServerConfig
 from server.images.decoder import ImageDecoder
-from tests.chaos.bars.r06_explicit_keys import silence
 from tests.chaos.bench import Bench, Verdict
 from tests.chaos.local import LocalEngine, copied_database
+from tests.chaos.silence import silence
 from tests.described import Described
 
 ID = "S3"
