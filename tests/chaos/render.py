@@ -12,8 +12,11 @@ from tests.chaos.report import figures_text, outcome_of
 HEAD = """# Chaos: the bars of reliability
 
 Written by `python -m tests.chaos.render` from `{source}`, which `make chaos` makes; what each bar
-demands stands in `tests/chaos/bars/`. A bar drives the production API and worker with the SDK
+demands stands in `tests/chaos/bars/`. Bars drive the production API and worker with the SDK
 `moondream` 2.6.1, whose time-outs alone are scaled, on a random Moondream 3 of 168,758 parameters.
+Those that fail one operation after the other (R9, R10, R15, R16) play the real app and trainer in
+one process, and some of the same faults through both and the SDK; those about sockets, locks and
+addresses have clients of their own (R11, R13, R19, R20, S bars); R6 and S3 have a fake engine.
 
 Tier `{tier}`; {machine}; Python {python}. {num_passed} of {num_bars} bars passed in {minutes:.0f}
 minutes altogether. Seconds depend on the machine, which was not idle.

@@ -1,5 +1,9 @@
 """`python -m tests.migrations.record COMMIT FOLDER`: record a ledger by the code of a commit.
 
+    python -m tests.migrations.record 0004..0005 FOLDER     a recorded one, upgraded by one revision
+
+The second is for 0005, which came with 0006 and was never the newest of any commit.
+
 A short run of that commit's own server and worker on the micro model, with everything a database
 holds: an untrained finetune, a trained one with a saved step, one that started from it where that
 was possible, a deleted one, metrics. Kept are the database as SQL and the files that its rows name.
@@ -22,7 +26,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from alembic import command
+from alembic.config import Config
+
+from server.config import ServerConfig
+from server.db.connection import Database
 from tests.chaos.micro_checkpoint import write_micro_checkpoint
+from tests.migrations.recorded import MIGRATIONS, lay_out
 
 ROOT = Path(__file__).parents[2]
 SEED = 7
@@ -52,9 +62,9 @@ def record(commit: str, folder: Path) -> None:
 def _run(code: Path, model: Path, data: Path) -> None:
     words = ["--model", str(model), "--data-dir", str(data), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(code), "MOONTUNE_SEED": str(SEED)}
-    command = [sys.executable, "-m", "server", *words]
+    argv = [sys.executable, "-m", "server", *words]
     with subprocess.Popen(
-        command, cwd=code, env=environment, stdout=subprocess.PIPE, text=True
+        argv, cwd=code, env=environment, stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
         found = _URL.search(server.stdout.readline())
@@ -105,5 +115,24 @@ def _keep(data: Path, folder: Path, commit: str) -> None:
     (folder / "recorded.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def record_upgraded(older: str, schema: str, folder: Path) -> None:
+    """A recorded ledger, with the revisions up to this schema and none after it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        config = ServerConfig(data_dir=Path(temporary) / "data")
+        lay_out(older, config)
+        database = Database(config.resolved_database_url)
+        settings = Config()
+        settings.set_main_option("script_location", str(MIGRATIONS))
+        with database.writer.connect() as connection, connection.begin():
+            settings.attributes["connection"] = connection
+            command.upgrade(settings, schema)
+        database.close()
+        _keep(config.data_dir, folder, f"{older}, upgraded")
+
+
 if __name__ == "__main__":
-    record(sys.argv[1], Path(sys.argv[2]))
+    what, target = sys.argv[1], Path(sys.argv[2])
+    if ".." in what:
+        record_upgraded(*what.split(".."), target)
+    else:
+        record(what, target)

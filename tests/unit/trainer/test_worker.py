@@ -162,6 +162,23 @@ def test_a_failing_call_is_answered_by_type_and_the_next_one_works(
     assert isinstance(caller.call("answer", ANSWER), Answered)
 
 
+def test_a_call_that_fails_is_logged_with_whose_it_was(caller, engine, monkeypatch, caplog):
+    def fail(*_: Any) -> Any:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(engine, "_begin_rollouts", fail)
+    caller.send(call_message(1, "make_rollouts", ROLLOUTS, pictures(), "a-request"))
+    assert caller.receive().header["kind"] == "error"
+    (record,) = [record for record in caplog.records if record.getMessage() == "call_failed"]
+    assert record.moontune_facts == {
+        "verb": "make_rollouts",
+        "request_id": "a-request",
+        "finetune_id": ROLLOUTS.adapter.finetune_id,
+        "step": ROLLOUTS.adapter.step,
+    }
+    assert record.exc_info[0] is ValueError
+
+
 def test_an_unknown_verb_is_an_error_and_the_loop_goes_on(caller):
     header = {"kind": "call", "id": 7, "verb": "sing", "command": None, "images": []}
     caller.send(Message(header=header))
