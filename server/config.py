@@ -294,7 +294,9 @@ class ServerConfig(BaseSettings):
         ' docs/algorithms.md, such as `{"loss": "dapo"}`.',
     )
     shutdown_grace_seconds: float = Field(
-        60.0, ge=0, description="Running work may take this long to end at shutdown."
+        60.0,
+        ge=0,
+        description="Running work, and looking at pictures, may take this long to end at shutdown.",
     )
     worker_silence_seconds: float = Field(
         300.0,

@@ -265,7 +265,6 @@ class EngineClient:
         self._on_loading("The worker is starting.")
         changed = asyncio.Event()
         worker = self._worker = await WorkerProcess.start(self._launch, epoch=epoch)
-        worker.on_stuck = self._on_stuck
 
         def on_ready(model: ModelInfo, canary: str) -> None:
             if self._is_as_before(model, canary):
@@ -281,6 +280,13 @@ class EngineClient:
             on_over=self._on_over,
         )
         talk = asyncio.create_task(dialogue.run())
+
+        def on_stuck() -> bool:
+            if talk.cancel():  # the first time: it computes nothing more, whatever is left of it
+                self._on_stuck(worker.pid)
+            return not self._stopping.is_set()
+
+        worker.on_stuck = on_stuck
         silent = asyncio.create_task(until_silent(dialogue, self._limits))
         try:
             await self._first_end(talk, worker, silent, changed)
@@ -306,9 +312,11 @@ class EngineClient:
             talk.cancel()
             silent.cancel()
             await asyncio.wait({talk, silent})
-            await worker.end(grace_seconds=0.0, term_seconds=0.0)
-            worker.channel.close()
-            self._worker = None
+            try:
+                await worker.end(grace_seconds=0.0, term_seconds=0.0)
+            finally:
+                worker.channel.close()
+                self._worker = None
         if changed.is_set():
             return "The worker was ended: it computes otherwise than the one before."
         if not silent.cancelled():

@@ -15,7 +15,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 QUEUE_SECONDS = Metric(
     name="moontune_queue_seconds",
     kind=MetricKind.HISTOGRAM,
-    help="From a call's arrival in the queue to its turn with the worker.",
+    help="From the end of a call's body to its turn with the worker.",
     labels=("work_class",),
     bounds=_SECONDS,
 )

@@ -90,12 +90,15 @@ class WorkerEnd:
 
     @property
     def last_line(self) -> str:
-        """The last thing it said, shortened; empty when it said nothing.
-
-        Events of its log (one JSON object a line) are no last words: they were dealt with.
+        """The last thing it said, shortened; empty when that was nothing, or an event of its log
+        (a JSON object), which was dealt with and is no last word.
         """
-        said = [line for line in self.last_lines if not line.startswith("{")]
-        return said[-1][:MAX_LINE_CHARACTERS] if said else ""
+        said = self.last_lines[-1] if self.last_lines else ""
+        return "" if said.startswith("{") else said[:MAX_LINE_CHARACTERS]
+
+
+class WorkerStuckError(Exception):
+    """A worker that was killed does not end."""
 
 
 class WorkerProcess:
@@ -108,9 +111,9 @@ class WorkerProcess:
         self._log_path = log_path
         self._log_start = log_start
         self.channel = channel
-        self.on_stuck: Callable[[int], None] = lambda _pid: None
-        """Called with its process id, now and then, while it does not end although it was killed:
-        it sits in the kernel, mostly in the driver of its device."""
+        self.on_stuck: Callable[[], bool] = lambda: True
+        """Asked now and then whether to go on waiting, while it does not end although it was
+        killed: it sits in the kernel, mostly in the driver of its device."""
 
     @classmethod
     async def start(cls, launch: WorkerLaunch, *, epoch: int) -> WorkerProcess:
@@ -147,7 +150,11 @@ class WorkerProcess:
         return WorkerEnd(status=status, last_lines=self._last_lines())
 
     async def end(self, *, grace_seconds: float, term_seconds: float = 2.0) -> WorkerEnd:
-        """Have it gone: wait for its own end, then SIGTERM, then SIGKILL; harmless twice."""
+        """Have it gone: wait for its own end, then SIGTERM, then SIGKILL; harmless twice.
+
+        Raises:
+            WorkerStuckError: It does not end, and `on_stuck` gave it up.
+        """
         for seconds, send in (
             (grace_seconds, self._process.terminate),
             (term_seconds, self._process.kill),
@@ -162,15 +169,18 @@ class WorkerProcess:
             try:
                 await asyncio.wait_for(self._process.wait(), STUCK_SECONDS)
             except TimeoutError:
-                self.on_stuck(self.pid)
+                if not self.on_stuck():
+                    raise WorkerStuckError(f"Process {self.pid} does not end.") from None
         return await self.wait()
 
     def _last_lines(self, count: int = 20) -> tuple[str, ...]:
         with self._log_path.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, end - TAIL_BYTES))
-            text = log.read().decode(errors="replace")
-        return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-count:]
+            start = log.seek(max(self._log_start, end - TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+        if start > self._log_start:
+            del lines[:1]  # the end of a line
+        return tuple(line.rstrip() for line in lines if line.strip())[-count:]
 
 
 def _open_log(path: Path) -> BinaryIO:

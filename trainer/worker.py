@@ -269,10 +269,13 @@ def _understood(message: Message) -> _Read:
 
 
 def _facts(verb: str, request_id: str, command: Any) -> dict[str, Any]:
-    """What the log says of a call: whose it is, and on which step's weights it works."""
+    """What the log says of a call: whose it is, and of which step; a step is that it would make."""
     adapter: AdapterRef | None = getattr(command, "adapter", None)
-    whose = {} if adapter is None else {"finetune_id": adapter.finetune_id, "step": adapter.step}
-    return {"verb": verb, "request_id": request_id, **whose}
+    facts = {"verb": verb, "request_id": request_id}
+    if adapter is None:
+        return facts
+    step = adapter.step + 1 if verb == "train_step" else adapter.step
+    return {**facts, "finetune_id": adapter.finetune_id, "step": step}
 
 
 def _error(error: EngineError) -> dict[str, Any]:

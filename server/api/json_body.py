@@ -134,8 +134,7 @@ class BodyParser:
             num_bytes = await anyio.to_thread.run_sync(
                 estimated_json_bytes, stored, cuts, limiter=limiter
             )
-            waited = time.monotonic() - stored.received_at
-            await self._take_memory(num_bytes, within - waited)
+            await self._take_memory(num_bytes, within, since=stored.received_at)
         try:
             value, tree, ignored = await anyio.to_thread.run_sync(
                 _parse, stored, cuts, model, state, limiter=limiter
@@ -161,7 +160,7 @@ class BodyParser:
             release=release,
         )
 
-    async def _take_memory(self, num_bytes: int, within: float) -> None:
+    async def _take_memory(self, num_bytes: int, within: float, *, since: float) -> None:
         limit = self.memory.limit
         if num_bytes > limit:
             raise BodyTooLargeError(
@@ -169,10 +168,10 @@ class BodyParser:
                 f" {limit} are there for all calls. Send less at once."
             )
         try:
-            await self.memory.take(num_bytes, within=within)
+            await self.memory.take(num_bytes, within=since + within - time.monotonic())
         except TimeoutError:
             raise OverloadedError(
-                f"The body was not parsed for {within:.3g} s: those of other calls take"
+                f"The body was not parsed for {within:g} s: those of other calls take"
                 f" {self.memory.used} of {limit} bytes of memory, and {self.memory.num_waiting}"
                 " more wait. Ask again later."
             ) from None

@@ -169,8 +169,8 @@ CATALOGUE: dict[str, Entry] = {
         advice="Load a model that has it; `GET /readyz` names the loaded one.",
     ),
     "overloaded": Entry(
-        when="The call waited for its turn, for room or for the database as long as it may. Nothing"
-        " was changed.",
+        when="The call waited for its turn, for room, a worker or the database as long as it may."
+        " Nothing was changed.",
         advice="Send it again after `Retry-After` seconds (the SDK does), with fewer calls at once"
         " if it stays.",
     ),

@@ -47,14 +47,8 @@ _REFUSALS: dict[str, type[ServiceError]] = {
 }
 
 
-_DIED_UNDER_IT = (
-    "The worker died under this call, and it was too late to do it again; nothing was changed. Ask"
-    " again."
-)
-_BEHIND_A_SUSPECT = (
-    "A call under which a worker died is tried again alone, and did not end in time for this one;"
-    " nothing was changed. Ask again."
-)
+class _TooLateError(Exception):
+    """The moment before which a call may begin has passed."""
 
 
 class Handover:
@@ -112,7 +106,10 @@ class Handover:
         Raises:
             ServiceError: None was before that moment (dispatcher's clock).
         """
-        await self._in_time(self._dispatcher.until_ready, before)
+        try:
+            await self._in_time(self._dispatcher.until_ready, before)
+        except _TooLateError:
+            raise self._too_late() from None
         model = self._dispatcher.engine_status().model
         assert model is not None, "an engine that is ready has a model"
         return model
@@ -121,14 +118,20 @@ class Handover:
         self, fingerprint: bytes, before: float | None, *, has_lost_worker: bool
     ) -> None:
         """Be let in, beside whomever it may be, once a worker is ready."""
-        otherwise = _DIED_UNDER_IT if has_lost_worker else _BEHIND_A_SUSPECT
-        await self._in_time(lambda: self._quarantine.enter(fingerprint), before, otherwise)
         try:
-            otherwise = _DIED_UNDER_IT if has_lost_worker else None
-            await self._in_time(self._dispatcher.until_ready, before, otherwise)
-        except BaseException:
-            self._quarantine.leave(fingerprint)
-            raise
+            await self._in_time(lambda: self._quarantine.enter(fingerprint), before)
+            try:
+                await self._in_time(self._dispatcher.until_ready, before)
+            except BaseException:
+                self._quarantine.leave(fingerprint)
+                raise
+        except _TooLateError:
+            if has_lost_worker:
+                raise WorkerUnavailableError(
+                    "The worker died under this call, and it was too late to do it again; nothing"
+                    " was changed. Ask again."
+                ) from None
+            raise self._too_late() from None
 
     async def _until_back(self, verb: Callable[[], Awaitable[T]], fingerprint: bytes) -> T:
         """One attempt; leaves the gate when the engine is done with it, not when its caller is."""
@@ -173,33 +176,28 @@ class Handover:
         if not ended.cancelled():
             ended.exception()  # looked at, so that asyncio does not report it when nobody waits
 
-    async def _in_time(
-        self,
-        wait: Callable[[], Awaitable[None]],
-        before: float | None,
-        otherwise: str | None = None,
-    ) -> None:
-        """Wait, but not beyond that moment.
-
-        Raises:
-            ServiceError: It was too late. If it had to wait, `otherwise` says what for; else, and
-                where that is None, the state of the engine does.
-        """
+    async def _in_time(self, wait: Callable[[], Awaitable[None]], before: float | None) -> None:
+        """Wait, but not beyond that moment."""
         remaining = None if before is None else before - self._dispatcher.clock()
         try:
             if remaining is not None and remaining <= 0:
-                if otherwise is _BEHIND_A_SUSPECT:
-                    otherwise = None  # whoever is alone was not waited for
                 raise TimeoutError  # also where there would be nothing to wait for
             async with asyncio.timeout(remaining):
                 await wait()
         except TimeoutError:
-            if otherwise is not None:
-                raise WorkerUnavailableError(otherwise) from None
-            raise refusal_of(
-                self._dispatcher.engine_status(),
-                "The call could not be handed to a worker in time; nothing was changed.",
-            ) from None
+            raise _TooLateError from None
+
+    def _too_late(self) -> ServiceError:
+        """The refusal of a call that no worker has had: why not, as far as anybody knows."""
+        if self._quarantine.has_suspects:
+            return WorkerUnavailableError(
+                "A worker died, so that calls are tried again alone; this one could not be handed"
+                " over in time, and nothing was changed. Ask again."
+            )
+        return refusal_of(
+            self._dispatcher.engine_status(),
+            "The call could not be handed to a worker in time; nothing was changed.",
+        )
 
 
 def translate(error: EngineError) -> ServiceError:

@@ -167,8 +167,13 @@ class CallPictures:
             )
 
     @asynccontextmanager
-    async def decoded(self, *, within: float) -> AsyncGenerator[list[Pixels]]:
+    async def decoded(
+        self, *, within: float, check: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[list[Pixels]]:
         """Have the pixels for the length of a block, once there is room for them.
+
+        Args:
+            check: Raises if they are no longer wanted then.
 
         Raises:
             OverloadedError: There was none for `within` seconds.
@@ -183,6 +188,7 @@ class CallPictures:
                 f" {budget.num_waiting} more calls wait for room for theirs. Ask again later."
             ) from None
         try:
+            check()
             yield await self._each(self._pictures.decode)
         finally:
             budget.give_back(self.num_bytes)

@@ -41,6 +41,11 @@ class Quarantine:
         self._suspicions: OrderedDict[bytes, _Suspicion] = OrderedDict()
         self._present: Counter[bytes] = Counter()
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether a request that a worker died under waits or runs."""
+        return any(fingerprint in self._present for fingerprint in self._suspicions)
+
     async def enter(self, fingerprint: bytes) -> None:
         """Wait until this request may be with the engine; then `leave` when it is back.
 

@@ -112,7 +112,8 @@ class Training:
                 await pictures.measure(within=place.seconds_left(self._queue_seconds))
                 await place.front(within=self._queue_seconds)
                 within = place.seconds_left(self._queue_seconds)
-                async with pictures.decoded(within=within) as images:
+                is_open = self._dispatcher.check_open
+                async with pictures.decoded(within=within, check=is_open) as images:
                     await place.turn(within=self._queue_seconds)
                     begin_before = place.waits_since + self._queue_seconds
                     model = await self._handover.loaded_model(before=begin_before)

@@ -7,6 +7,7 @@ record of forks, the database and the files.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -234,12 +235,13 @@ class Service:
 
     def _ask(self, request: urllib.request.Request, timeout: float) -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-        except OSError:
+            try:
+                with urllib.request.urlopen(request, timeout=timeout) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, json.load(error)
+        except (OSError, http.client.HTTPException):  # nobody, or an answer that broke off
             return 0, None
 
     def metric(self, name: str) -> float:

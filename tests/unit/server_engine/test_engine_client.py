@@ -492,8 +492,9 @@ async def test_a_worker_that_hangs_with_a_call_is_killed_at_its_bound(
     assert not Path(f"/proc/{stuck}").exists()
 
 
+@pytest.mark.parametrize("is_stopped_meanwhile", [False, True])
 async def test_a_worker_that_does_not_end_when_killed_is_told_and_replaced_at_its_end(
-    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch
+    make_client: ClientFactory, monkeypatch: pytest.MonkeyPatch, is_stopped_meanwhile: bool
 ) -> None:
     monkeypatch.setattr(worker_process, "STUCK_SECONDS", 0.05)
     client = make_client(limits=SilenceLimits(ready=0.3))
@@ -503,10 +504,16 @@ async def test_a_worker_that_does_not_end_when_killed_is_told_and_replaced_at_it
     monkeypatch.setattr(client._worker._process, "kill", lambda: None)  # as if in the kernel
     monkeypatch.setattr(client._worker._process, "terminate", lambda: None)
     os.kill(stuck, signal.SIGSTOP)
-    await until(lambda: f"process {stuck}) was killed and does not end" in client.status().detail)
+    with pytest.raises(WorkerDiedError):  # who waits for it is told
+        await client.answer(question("hang"), ())
+    assert f"process {stuck}) was killed and does not end" in client.status().detail
     assert client.status().state == "unavailable"
-    os.kill(stuck, signal.SIGKILL)
-    assert int(await ask(client, "pid")) != stuck
+    if is_stopped_meanwhile:
+        await asyncio.wait_for(client.stop(), 5.0)
+        os.kill(stuck, signal.SIGKILL)
+    else:
+        os.kill(stuck, signal.SIGKILL)
+        assert int(await ask(client, "pid")) != stuck
 
 
 async def test_an_idle_worker_answers_pings_and_lives(make_client: ClientFactory) -> None:
