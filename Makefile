@@ -95,7 +95,7 @@ cov: setup ## all tests, and which lines they run, those of servers and workers 
 test-fast: setup ## unit and property tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/unit tests/property
 
-bars: setup ## a sample of the bars of reliability and security (seven minutes)
+bars: setup ## a sample of the bars of reliability and security (nine minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.chaos commit --lanes 2
 
 chaos: setup chaos-programs ## every bar of reliability at its full count, with a report (an hour)

@@ -32,6 +32,8 @@ MAX_VISITS = {"commit": 6, "full": 24}
 UNSTEADY = "rollouts.tick"
 """Visited once a token, and no two answers have the same length: its last visits may not come."""
 MAX_CALLS = 5
+MAX_TRIES = 3
+"""Of a case: cleaning up goes on behind an answer, and may be over or not when the call ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ def run(bench: Bench) -> Verdict:
     verdict = Verdict()
     crashes, cases_run = Counter[str](), Counter[str]()
     points = set[str]()
-    num_unmet = 0
+    unmet: list[str] = []
     with bench.service("r02") as service, patience(ENDURING):
         service.start(counts_visits=True)
         history, client = new_run(service)
@@ -64,13 +66,18 @@ def run(bench: Bench) -> Verdict:
             chosen = found if bench.is_full else found[offset::COMMIT_SHARE]
             prepared = [operation.prepare(world) for _ in chosen] if _is_free(operation) else []
             for index, case in enumerate(chosen):
-                if not service.is_running:
-                    service.start()
-                wish = prepared[index] if prepared else operation.prepare(world)
-                died = _crash(world, operation, case, wish, verdict)
+                died, num_tries = "nobody", 0
+                while died == "nobody" and num_tries < MAX_TRIES:
+                    if not service.is_running:
+                        service.start()
+                    is_first = bool(prepared) and not num_tries
+                    wish = prepared[index] if is_first else operation.prepare(world)
+                    died = _crash(world, operation, case, wish, verdict)
+                    num_tries += 1
                 cases_run[operation.name] += 1
                 crashes[died] += 1
-                num_unmet += died == "nobody" and case.point != UNSTEADY
+                if died == "nobody" and case.point != UNSTEADY:
+                    unmet.append(f"{operation.name}, {case.process} at {case.spec}")
             verdict.add(bench.check(service, history))
             service.start()
     verdict.figures |= {
@@ -79,8 +86,8 @@ def run(bench: Bench) -> Verdict:
         "ended": dict(crashes),
         "points": f"{len(points)} of {len(POINTS)}",
     }
-    unmet_bound = 0 if bench.is_full else cases_run.total() // 10
-    verdict.demand(num_unmet <= unmet_bound, f"{num_unmet} faults were never met by their call")
+    max_unmet = 0 if bench.is_full else cases_run.total() // 10
+    verdict.demand(len(unmet) <= max_unmet, f"faults that their call never met: {unmet}")
     missed = sorted(set(POINTS) - points)
     verdict.demand(not missed, f"no operation visits {', '.join(missed)}")
     for name in ("applied", "answered", "finetunes", "calls", "files_verified"):
