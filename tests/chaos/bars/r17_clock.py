@@ -36,6 +36,9 @@ JUMP_SECONDS = 5.0
 KILL_AT, RESTART_AT = (4, 12, 20), (8, 16)
 """After so many jumps."""
 MIN_CREATED = 4
+ENDURING = Patience(base_delay=0.25, max_delay=8.0)
+"""A cold start of the server takes seconds, in which it refuses connections."""
+
 MAX_SECONDS = 240.0
 
 
@@ -51,7 +54,7 @@ def run(bench: Bench) -> Verdict:
     clock.write_text(JUMPS[-1])
     history = History()
     judged = bench.service("r17-judged", data_dir=folder / "data")
-    with _Server(bench, folder, library, clock, judged.port) as server, patience(Patience()):
+    with _Server(bench, folder, library, clock, judged.port) as server, patience(ENDURING):
         client = Client(history, f"{server.url}/v1/tuning")
         created: list[str] = []
         with crew() as clients:
