@@ -158,8 +158,18 @@ class Tuned:
         return self._client._written(call, self.finetune.save_checkpoint)
 
     def checkpoints(self) -> list[dict[str, Any]]:
-        call = self._invoke("list_checkpoints", None, False)
-        return self._client._written(call, self.finetune.list_checkpoints)["checkpoints"]
+        """All of them, page by page."""
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            call = self._invoke("list_checkpoints", None, False)
+            page = self._client._written(
+                call, lambda at=cursor: self.finetune.list_checkpoints(limit=100, cursor=at)
+            )
+            found += page["checkpoints"]
+            cursor = page.get("next_cursor")
+            if not page.get("has_more"):
+                return found
 
     def log_metrics(self, step: int, *, may_fail: bool = False, **metrics: float) -> Any:
         call = self._invoke("metrics", {"step": step, "metrics": metrics}, may_fail)
