@@ -196,7 +196,9 @@ class Handover:
             )
         return refusal_of(
             self._dispatcher.engine_status(),
-            "The call could not be handed to a worker in time; nothing was changed.",
+            f"The call was at place 1 of {self._dispatcher.num_waiting + 1}, and its time was over"
+            f" when its turn came; {self._dispatcher.num_running} calls have theirs. Nothing was"
+            " changed.",
         )
 
 

@@ -53,6 +53,7 @@ class Operation:
         prepare: Makes what one call needs; without faults.
         call: Made with what was prepared, again after a broken answer.
         is_cold: The start of both processes belongs to it.
+        is_steady: Each call visits the same points equally often.
         judge: With what was prepared and what was answered; the sentence that is wrong, if any.
     """
 
@@ -61,6 +62,7 @@ class Operation:
     call: Callable[[World, Any], Any]
     judge: Callable[[World, Any, Any], str | None]
     is_cold: bool = False
+    is_steady: bool = True
 
 
 def _number(world: World) -> int:
@@ -270,7 +272,9 @@ OPERATIONS = (
     Operation(name="metrics", prepare=_number, call=_log_metrics, judge=_judge_metrics),
     Operation(name="export", prepare=_a_saved_step, call=_export, judge=_judge_export),
     Operation(name="answer", prepare=_a_saved_step, call=_answer, judge=_judge_answered),
-    Operation(name="batch", prepare=_upload, call=_batch, judge=_judge_batch),
+    Operation(  # its lines are written down in one piece or in several, as they come
+        name="batch", prepare=_upload, call=_batch, judge=_judge_batch, is_steady=False
+    ),
     Operation(
         name="abort",
         prepare=_abandoned_upload,
