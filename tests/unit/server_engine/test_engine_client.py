@@ -501,8 +501,9 @@ async def test_a_worker_that_does_not_end_when_killed_is_told_and_replaced_at_it
     await client.start()
     stuck = int(await ask(client, "pid"))
     assert client._worker is not None
-    monkeypatch.setattr(client._worker._process, "kill", lambda: None)  # as if in the kernel
-    monkeypatch.setattr(client._worker._process, "terminate", lambda: None)
+    process = client._worker._process
+    monkeypatch.setattr(process, "kill", lambda: None)  # as if in the kernel
+    monkeypatch.setattr(process, "terminate", lambda: None)
     os.kill(stuck, signal.SIGSTOP)
     with pytest.raises(WorkerDiedError):  # who waits for it is told
         await client.answer(question("hang"), ())
@@ -511,6 +512,7 @@ async def test_a_worker_that_does_not_end_when_killed_is_told_and_replaced_at_it
     if is_stopped_meanwhile:
         await asyncio.wait_for(client.stop(), 5.0)
         os.kill(stuck, signal.SIGKILL)
+        await process.wait()  # nobody else does: the client has given it up
     else:
         os.kill(stuck, signal.SIGKILL)
         assert int(await ask(client, "pid")) != stuck
