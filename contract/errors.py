@@ -53,3 +53,10 @@ class WorkerUnavailable(EngineError):
 
 class EngineFailed(EngineError):
     """The worker met a fault of its own and answered so; nothing was changed."""
+
+
+class StateDamaged(EngineFailed):
+    """A stored file is missing, or holds other bytes than were written; it was not used.
+
+    The message names the file, and is for the log.
+    """

@@ -36,7 +36,7 @@ from contract.engine import (
     StepTrained,
     TrainStep,
 )
-from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFull
+from contract.errors import EngineError, EngineFailed, RequestRefused, StateDamaged, StorageFull
 from contract.framing import Message
 from contract.skills import Pixels
 
@@ -113,7 +113,8 @@ def error_to_plain(error: EngineError) -> dict[str, Any]:
             "needed_bytes": error.needed_bytes,
             "free_bytes": error.free_bytes,
         }
-    return {"type": "engine_failed", "message": str(error)}
+    kind = "state_damaged" if isinstance(error, StateDamaged) else "engine_failed"
+    return {"type": kind, "message": str(error)}
 
 
 def error_from_plain(error: dict[str, Any]) -> EngineError:
@@ -124,4 +125,5 @@ def error_from_plain(error: dict[str, Any]) -> EngineError:
         return StorageFull(
             error["message"], needed_bytes=error["needed_bytes"], free_bytes=error["free_bytes"]
         )
-    return EngineFailed(error["message"])
+    kind = StateDamaged if error["type"] == "state_damaged" else EngineFailed
+    return kind(error["message"])

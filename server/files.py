@@ -31,7 +31,7 @@ from contract.engine import FileRef
 from contract.errors import StorageFull
 from server import sweep_lease
 from server.config import FINETUNES_FOLDER
-from server.domain.errors import InternalError, StorageFullError
+from server.domain.errors import StateDamagedError, StorageFullError
 
 _log = structlog.get_logger("server.files")
 
@@ -191,14 +191,15 @@ def copy_file(source: FileRef, target: Path) -> FileRef:
 
     Raises:
         StorageFullError: There is no space; nothing is left.
-        InternalError: The source is damaged.
+        StateDamagedError: The source is missing or damaged.
     """
     try:
         return durable.copy_file(source, target)
     except StorageFull as full:
         raise _refusal(full) from full
-    except DamagedFileError as damaged:
-        raise InternalError("The weights to copy are damaged: their SHA-256 differs.") from damaged
+    except (DamagedFileError, FileNotFoundError) as damaged:
+        _log.error("state_damaged", detail=str(damaged))
+        raise StateDamagedError from damaged
 
 
 def _refusal(full: StorageFull) -> StorageFullError:

@@ -14,7 +14,7 @@ from torch import Tensor
 from contract import durable, faults
 from contract.durable import Buffer, NewFile
 from contract.engine import FileRef
-from contract.errors import EngineFailed
+from contract.errors import StateDamaged
 
 _ALIGNMENT = 8
 _DTYPES = {
@@ -66,15 +66,15 @@ def read_tensors(file: FileRef) -> dict[str, Tensor]:
     written.
 
     Raises:
-        EngineFailed: The file is missing or damaged.
+        StateDamaged: The file is missing, or its bytes are others.
     """
     faults.point("adapter.load")
     try:
         data = Path(file.path).read_bytes()
     except FileNotFoundError as error:
-        raise EngineFailed(f"The state file {file.path} is missing.") from error
+        raise StateDamaged(f"The state file {file.path} is missing.") from error
     if hashlib.sha256(data).hexdigest() != file.digest:
-        raise EngineFailed(f"The state file {file.path} is damaged: its SHA-256 differs.")
+        raise StateDamaged(f"The state file {file.path} is damaged: its SHA-256 differs.")
     return safetensors.torch.load(data)
 
 

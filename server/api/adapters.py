@@ -37,6 +37,7 @@ from server.domain.errors import (
     NoCheckpointError,
     OriginConflictError,
     RankConflictError,
+    StateDamagedError,
     StorageFullError,
     ValidationFailedError,
 )
@@ -59,6 +60,7 @@ T = TypeVar("T")
         RankConflictError,
         OriginConflictError,
         BaseModelMismatchError,
+        StateDamagedError,
         IdempotencyKeyReusedError,
     ),
 )

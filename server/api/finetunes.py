@@ -24,6 +24,7 @@ from server.domain.errors import (
     IdempotencyKeyReusedError,
     OriginConflictError,
     RankConflictError,
+    StateDamagedError,
 )
 
 router = APIRouter(prefix="/v1/tuning/finetunes", tags=["finetunes"])
@@ -41,6 +42,7 @@ CreateBody = Annotated[Parsed[CreateFinetuneBody], Depends(body_of(CreateFinetun
         RankConflictError,
         OriginConflictError,
         BaseModelMismatchError,
+        StateDamagedError,
         IdempotencyKeyReusedError,
     ),
 )

@@ -99,6 +99,12 @@ CATALOGUE: dict[str, Entry] = {
         when="A finetune of this name exists and began from other weights.",
         advice="Choose another name.",
     ),
+    "state_damaged": Entry(
+        when="A file of the finetune, which this call needs, is missing or damaged on the server's"
+        " disk. It was not used, and nothing was changed.",
+        advice="Run `moontune verify` on the server: it names the file and what needs it. Restore a"
+        " backup, or begin a finetune from a saved step that is whole.",
+    ),
     "checkpoint_deleted": Entry(
         when="The checkpoint was deleted; it cannot be downloaded any more.",
         advice="Download another saved step.",

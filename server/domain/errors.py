@@ -148,6 +148,22 @@ class OriginConflictError(ServiceError):
     code = "origin_conflict"
 
 
+class StateDamagedError(ServiceError):
+    """A file that the call needs is missing or damaged, until an operator has mended it."""
+
+    status = 409
+    code = "state_damaged"
+
+    def __init__(self, message: str = "", *, loc: Sequence[str | int] = ()):
+        super().__init__(
+            message
+            or "A stored file that this call needs is missing or damaged on the server's disk; it"
+            " was not used, and nothing was changed. `moontune verify` names it and what needs it:"
+            " restore a backup, or go on from another saved step.",
+            loc=loc,
+        )
+
+
 # --- 410
 
 

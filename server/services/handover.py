@@ -19,6 +19,7 @@ from contract.errors import (
     EngineError,
     EngineFailed,
     RequestRefused,
+    StateDamaged,
     StorageFull,
     WorkerUnavailable,
 )
@@ -29,6 +30,7 @@ from server.domain.errors import (
     InternalError,
     NotSupportedError,
     ServiceError,
+    StateDamagedError,
     StorageFullError,
     UnknownSkillError,
     ValidationFailedError,
@@ -210,6 +212,9 @@ def translate(error: EngineError) -> ServiceError:
     if isinstance(error, StorageFull):
         _log.error("storage_full", detail=str(error))
         return StorageFullError.of(error)
+    if isinstance(error, StateDamaged):
+        _log.error("state_damaged", detail=str(error))
+        return StateDamagedError()
     if isinstance(error, EngineFailed):
         _log.error("engine_failed", detail=str(error))
         return InternalError("The worker met a fault of its own; nothing was changed.")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from contract import disk
-from contract.errors import EngineFailed, RequestRefused, WorkerUnavailable
+from contract.errors import EngineFailed, RequestRefused, StateDamaged, WorkerUnavailable
 from contract.work import WorkClass
 from server.backup import back_up
 from server.config import ServerConfig
@@ -522,6 +522,14 @@ async def test_a_fault_of_our_own_fails_the_batch_in_the_end(
     monkeypatch.setattr(lines, "_attempt", fail)
     shown = await ended(service, await submit(service, text_of([line()])))
     assert (shown["status"], shown["error"]["code"]) == ("failed", "processing_failed")
+
+
+async def test_weights_that_are_damaged_fail_the_batch_which_says_so(service: Service) -> None:
+    service.engine.faults.append(StateDamaged("/a/path is damaged."))
+    shown = await ended(service, await submit(service, text_of([line(), line()])))
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "processing_failed")
+    assert "moontune verify" in shown["error"]["message"]
+    assert "/a/path" not in shown["error"]["message"]
 
 
 async def test_an_error_that_nobody_foresaw_does_not_end_all_batches(

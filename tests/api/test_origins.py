@@ -180,11 +180,12 @@ async def test_while_no_model_is_loaded_it_belongs_to_the_base_of_its_source(
         assert finetune["base_model"] == FAKE_MODEL.name
 
 
-async def test_damaged_weights_are_not_copied(service: Service) -> None:
+@pytest.mark.parametrize("is_missing", [False, True])
+async def test_damaged_weights_are_not_copied(service: Service, is_missing: bool) -> None:
     origin = await saved(service)
     folder = service.data_dir / "finetunes" / origin.partition("@")[0]
     (weights,) = folder.glob("*.weights.safetensors")
-    weights.write_text("something else")
-    refusal(await start_from(service, origin), 500, "internal_error")
+    weights.unlink() if is_missing else weights.write_text("something else")
+    refusal(await start_from(service, origin), 409, "state_damaged")
     assert (await service.get(FINETUNES)).json()["finetunes"][-1]["name"] == "source"
     assert [path.name for path in (service.data_dir / "finetunes").iterdir()] == [folder.name]

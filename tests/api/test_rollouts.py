@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contract.errors import EngineFailed, RequestRefused, StorageFull
+from contract.errors import EngineFailed, RequestRefused, StateDamaged, StorageFull
 from contract.skills import DetectRequest, GroundTruth, Point, QueryRequest
 from tests.api.conftest import Serve
 from tests.factories import ABSENT, make_image_url, make_request
@@ -332,6 +332,7 @@ async def test_a_skill_that_the_model_cannot_train_is_not_supported(serve: Serve
         (RequestRefused("Too big.", code="batch_too_large"), 413, "batch_too_large"),
         (RequestRefused("Cannot.", code="not_supported"), 501, "not_supported"),
         (StorageFull("No space."), 507, "storage_full"),
+        (StateDamaged("/secret/path is damaged."), 409, "state_damaged"),
         (EngineFailed("Oh no: /secret/path"), 500, "internal_error"),
         (RuntimeError("unforeseen: /secret/path"), 500, "internal_error"),
     ],

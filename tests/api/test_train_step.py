@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contract.errors import EngineFailed, RequestRefused, StorageFull
+from contract.errors import EngineFailed, RequestRefused, StateDamaged, StorageFull
 from contract.groups import RLGroup, SFTGroup, TrainOptions
 from contract.skills import (
     Box,
@@ -505,6 +505,7 @@ async def test_unknown_finetunes(service: Service) -> None:
         (RequestRefused("No.", loc=("groups", 0, "rollouts", 1)), 422, "validation_error"),
         (RequestRefused("Too big.", code="batch_too_large"), 413, "batch_too_large"),
         (StorageFull("No space."), 507, "storage_full"),
+        (StateDamaged("A file is damaged."), 409, "state_damaged"),
         (EngineFailed("Oh no."), 500, "internal_error"),
         (RuntimeError("Oh no."), 500, "internal_error"),
     ],

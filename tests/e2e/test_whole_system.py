@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 from pathlib import Path
 
 import httpx
@@ -205,6 +206,37 @@ def test_a_refused_step_changes_nothing(tmp_path: Path) -> None:
         assert newest_weights(tmp_path / "data", finetune.finetune_id) == before
         shown = server.get(f"/v1/tuning/finetunes/{finetune.finetune_id}").json()
         assert shown["finetune"]["step"] == 1
+
+
+def test_a_damaged_state_is_refused_once_and_taken_again_when_it_is_mended(tmp_path: Path) -> None:
+    with ForkingServer(tmp_path / "data") as server:
+        finetune = md.ft("k", name="damaged", rank=8, endpoint=server.tuning)
+        finetune.train_step([sft_group(0)], lr=2e-3)
+        folder = server.data_dir / "finetunes" / finetune.finetune_id
+        weights = max(folder.glob("*.weights.safetensors"))
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        os.kill(worker_pid(server.pid), signal.SIGKILL)  # the next one has to read it
+        for call in (
+            lambda: finetune.train_step([sft_group(1)], lr=2e-3),
+            lambda: finetune.rollouts("query", image=draw_scene(1).image, question="?"),
+        ):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                call()
+            assert refused.value.code == 409  # any 5xx, and the SDK would have sent it again
+            body = json.loads(refused.value.read())
+            assert body["error"]["code"] == "state_damaged"
+            assert str(tmp_path) not in body["message"]
+        verified = subprocess.run(
+            moontune("verify", "--data-dir", str(server.data_dir)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert verified.returncode == 1
+        assert weights.name in verified.stdout
+        weights.write_bytes(whole)
+        assert finetune.train_step([sft_group(1)], lr=2e-3)["step"] == 2
 
 
 def test_health_tells_the_process_from_the_model(tmp_path: Path) -> None:

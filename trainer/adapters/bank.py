@@ -81,7 +81,7 @@ class AdapterBank:
         """The masters that a command names: from memory, from the file, or fresh from the seed.
 
         Raises:
-            EngineFailed: Its file is missing or damaged.
+            StateDamaged: Its file is missing or damaged.
         """
         key = _key(ref)
         found = self._masters.get(key)
@@ -107,7 +107,7 @@ class AdapterBank:
         """The adapter in a slot, which is its own until `release`; None while all are taken.
 
         Raises:
-            EngineFailed: Its file is missing or damaged.
+            StateDamaged: Its file is missing or damaged.
         """
         key = _key(ref)
         if key not in self._slots and not self._slots.can_take(1):

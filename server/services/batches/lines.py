@@ -24,6 +24,7 @@ from server.domain.errors import (
     NotSupportedError,
     RequestCrashesWorkerError,
     ServiceError,
+    StateDamagedError,
     UnknownSkillError,
 )
 from server.domain.json_text import to_json
@@ -137,7 +138,7 @@ class Lines:
                     BatchFault.INVALID_MODEL,
                     f"The model was deleted while the batch was worked on: {error.message}",
                 ) from error
-            except BaseModelMismatchError as error:
+            except (BaseModelMismatchError, StateDamagedError) as error:
                 raise BatchFailedError(BatchFault.PROCESSING_FAILED, error.message) from error
             except ServiceError as error:  # the database, the disk or the worker: come back later
                 if self._dispatcher.is_draining:
@@ -250,7 +251,11 @@ def _fault_of(error: ServiceError) -> LineFault | None:
     if isinstance(error, RequestCrashesWorkerError) or error.status == 500:
         return LineFault.PROCESSING_ERROR
     is_of_model = isinstance(
-        error, CheckpointNotFoundError | FinetuneNotFoundError | BaseModelMismatchError
+        error,
+        CheckpointNotFoundError
+        | FinetuneNotFoundError
+        | BaseModelMismatchError
+        | StateDamagedError,
     )
     return None if is_of_model or error.status > 500 else LineFault.INVALID_REQUEST
 

@@ -28,7 +28,7 @@ import httpx
 from contract import durable, faults
 from contract.durable import Operation
 from contract.engine import FileRef
-from contract.errors import EngineFailed
+from contract.errors import StateDamaged
 from server.children import module_environment
 from server.config import DATABASE_FILE
 from server.files import is_intact
@@ -376,6 +376,6 @@ def _is_refused(file: FileRef) -> bool:
         return not is_intact(file)
     try:
         read_tensors(file)
-    except EngineFailed:
+    except StateDamaged:
         return not is_intact(file)
     return False

@@ -20,7 +20,7 @@ from contract.engine import (
     StepTrained,
     TrainStep,
 )
-from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFull
+from contract.errors import EngineError, EngineFailed, RequestRefused, StateDamaged, StorageFull
 from contract.framing import PREFIX, Message, decode, encode
 from contract.groups import RLGroup, SFTGroup, TrainOptions
 from contract.messages import call_message, error_to_plain, read_call, read_result
@@ -184,6 +184,7 @@ def test_a_result_arrives_typed(verb: str) -> None:
         RequestRefused("Too much.", code="batch_too_large", loc=("groups", 3)),
         StorageFull("No space.", needed_bytes=300, free_bytes=20),
         EngineFailed("A fault."),
+        StateDamaged("A file is gone."),
         EngineError("Something else, which counts as a fault."),
     ],
     ids=lambda error: type(error).__name__,

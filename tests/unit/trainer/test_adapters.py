@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from contract.engine import FileRef
-from contract.errors import EngineFailed
+from contract.errors import StateDamaged
 from tests.micro import (
     RANK,
     REQUESTS,
@@ -187,7 +187,7 @@ def test_a_damaged_file_is_refused_and_not_remembered(tmp_path):
     Path(file.path).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     kept = bank()
     for _ in range(2):
-        with pytest.raises(EngineFailed, match="damaged"):
+        with pytest.raises(StateDamaged, match="damaged"):
             kept.adapter(adapter_ref(weights=file))
     Path(file.path).write_bytes(whole)
     kept.adapter(adapter_ref(weights=file))

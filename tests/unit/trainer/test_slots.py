@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from contract.engine import AdapterRef
-from contract.errors import EngineFailed
+from contract.errors import StateDamaged
 from contract.groups import SFTGroup
 from contract.skills import QueryTarget
 from tests.micro import (
@@ -177,7 +177,7 @@ def test_a_file_that_cannot_be_read_ahead_fails_who_asks_and_is_tried_again(save
     whole = path.read_bytes()
     path.unlink()
     bank.prepare(ref)
-    with pytest.raises(EngineFailed):
+    with pytest.raises(StateDamaged):
         bank.lease(ref)
     path.write_bytes(whole)
     assert bank.lease(ref) is not None

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from contract import durable
-from contract.errors import EngineFailed, StorageFull
+from contract.errors import StateDamaged, StorageFull
 from trainer.storage import read_tensors, write_all, write_tensors
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor(3)}
@@ -122,14 +122,14 @@ def test_a_damaged_file_is_refused(tmp_path, place):
     data = bytearray(Path(file.path).read_bytes())
     data[place] ^= 1
     Path(file.path).write_bytes(data)
-    with pytest.raises(EngineFailed, match="damaged"):
+    with pytest.raises(StateDamaged, match="damaged"):
         read_tensors(file)
 
 
 def test_a_truncated_or_missing_file_is_refused(tmp_path):
     file = write_tensors(tmp_path / "w", TENSORS, {})
     Path(file.path).write_bytes(Path(file.path).read_bytes()[:-1])
-    with pytest.raises(EngineFailed, match="damaged"):
+    with pytest.raises(StateDamaged, match="damaged"):
         read_tensors(file)
-    with pytest.raises(EngineFailed, match="missing"):
+    with pytest.raises(StateDamaged, match="missing"):
         read_tensors(replace(file, path=str(tmp_path / "other")))
