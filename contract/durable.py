@@ -36,6 +36,10 @@ Buffer = bytes | memoryview
 Kind = Literal["make_directory", "create", "write", "sync", "rename", "sync_directory", "remove"]
 
 
+NOT_READABLE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""What opening a file raises that was removed, replaced or locked away; it does not pass."""
+
+
 class DamagedFileError(Exception):
     """A file does not hold what its digest says."""
 
@@ -147,17 +151,20 @@ def copy_file(source: FileRef, path: Path) -> FileRef:
     """Copy a file, which has its new name only when it is what its digest says.
 
     Raises:
-        DamagedFileError: The source holds something else; nothing is left behind.
+        DamagedFileError: The source is gone or holds something else; nothing is left behind.
         StorageFull: There is no space; nothing is left behind.
-        OSError: The disk failed, or the source is gone; nothing is left behind.
+        OSError: The disk failed; nothing is left behind.
     """
     digest = hashlib.sha256()
 
     def blocks() -> Generator[bytes]:
-        with Path(source.path).open("rb") as reading:
-            while block := reading.read(_BLOCK_BYTES):
-                digest.update(block)
-                yield block
+        try:
+            with Path(source.path).open("rb") as reading:
+                while block := reading.read(_BLOCK_BYTES):
+                    digest.update(block)
+                    yield block
+        except NOT_READABLE as error:
+            raise DamagedFileError(f"{source.path} cannot be read: {error.strerror}") from error
 
     with _all_or_none([path], source.num_bytes):
         _write_temporary(path, blocks())
@@ -219,7 +226,7 @@ def make_directory(directory: Path) -> list[Path]:
     """
     if directory in _flushed and directory.is_dir():
         return []
-    if not os.access(directory.parent, os.W_OK) and directory.parent.is_dir():
+    if directory.is_dir() and not os.access(directory.parent, os.W_OK):
         return []
     made: list[Path] = []
     if directory != directory.parent:

@@ -17,6 +17,10 @@ PREFIX = struct.Struct("!IQ")
 MAX_HEADER_BYTES = 1 << 30
 
 
+class NotFiniteError(ValueError):
+    """A header holds NaN or infinity, which JSON has no words for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Message:
     """One message: a plain JSON object and the raw bytes that travel with it."""
@@ -29,10 +33,14 @@ def encode(message: Message) -> list[bytes | memoryview]:
     """Return the parts to write, in order; pictures are not copied.
 
     Raises:
-        ValueError: The header holds NaN or infinity, or is larger than `MAX_HEADER_BYTES`.
+        NotFiniteError: The header holds NaN or infinity.
+        ValueError: It is larger than `MAX_HEADER_BYTES`.
     """
     header = {**message.header, "blobs": [len(blob) for blob in message.blobs]}
-    text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as error:
+        raise NotFiniteError(str(error)) from error
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"a header of {len(text)} bytes is over {MAX_HEADER_BYTES}")
     body_length = sum(len(blob) for blob in message.blobs)

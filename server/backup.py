@@ -154,7 +154,7 @@ def _copy(named: NamedFile, data_dir: Path, target: Path) -> FileRef:
             num_bytes=named.file.num_bytes,
         )
         durable.copy_file(source, (target / named.file.path).resolve())
-    except (durable.DamagedFileError, FileNotFoundError) as error:
+    except durable.DamagedFileError as error:
         raise BackupError(
             f"{named.file.path}, which {named.named_by} needs, is missing or damaged; `moontune"
             " verify` lists all such files. Delete what needs them, then try again."

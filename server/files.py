@@ -197,7 +197,7 @@ def copy_file(source: FileRef, target: Path) -> FileRef:
         return durable.copy_file(source, target)
     except StorageFull as full:
         raise _refusal(full) from full
-    except (DamagedFileError, FileNotFoundError) as damaged:
+    except DamagedFileError as damaged:
         _log.error("state_damaged", detail=str(damaged))
         raise StateDamagedError from damaged
 

@@ -43,6 +43,12 @@ REFUSALS = Metric(
     help="Calls that were answered 503, by the code of the answer.",
     labels=("route", "code"),
 )
+STATE_DAMAGED = Metric(
+    name="moontune_state_damaged_total",
+    kind=MetricKind.COUNTER,
+    help="Calls that were refused because a file or the database is damaged.",
+    labels=("route",),
+)
 BYTES = Metric(
     name="moontune_bytes_held",
     kind=MetricKind.GAUGE,
@@ -143,6 +149,7 @@ API_METRICS: dict[str, Metric] = {
         CALLS_RUNNING,
         PREDICTED_WAIT_SECONDS,
         REFUSALS,
+        STATE_DAMAGED,
         BYTES,
         BYTES_LIMIT,
         BYTES_WAITING,

@@ -19,3 +19,9 @@ def url_for(kind: str, data_dir: Path) -> str | None:
 def whole_system_url(data_dir: Path) -> str | None:
     """As `url_for`, for servers that run as processes: SQLite, unless PostgreSQL alone is meant."""
     return url_for("postgresql" if chosen == ["postgresql"] else "sqlite", data_dir)
+
+
+def environment_of(data_dir: Path) -> dict[str, str]:
+    """What has a server of this data directory, or a command beside it, use that database."""
+    url = whole_system_url(data_dir)
+    return {} if url is None else {"MOONTUNE_DATABASE_URL": url}

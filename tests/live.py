@@ -48,8 +48,7 @@ class LiveServer:
         command += ["--data-dir", str(self.data_dir), *self._arguments]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MOONTUNE_")}
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        if (url := databases.whole_system_url(self.data_dir)) is not None:
-            clean["MOONTUNE_DATABASE_URL"] = url
+        clean |= databases.environment_of(self.data_dir)
         log = self.data_dir / "stderr.log"
         with log.open("a") as errors:
             self._process = subprocess.Popen(

@@ -66,13 +66,14 @@ def read_tensors(file: FileRef) -> dict[str, Tensor]:
     written.
 
     Raises:
-        StateDamaged: The file is missing, or its bytes are others.
+        StateDamaged: It is not there, or not ours to read, or its bytes are others.
+        OSError: The disk failed.
     """
     faults.point("adapter.load")
     try:
         data = Path(file.path).read_bytes()
-    except FileNotFoundError as error:
-        raise StateDamaged(f"The state file {file.path} is missing.") from error
+    except durable.NOT_READABLE as error:
+        raise StateDamaged(f"The state file cannot be read: {error}.") from error
     if hashlib.sha256(data).hexdigest() != file.digest:
         raise StateDamaged(f"The state file {file.path} is damaged: its SHA-256 differs.")
     return safetensors.torch.load(data)

@@ -23,7 +23,7 @@ from contract import faults
 from contract.codec import to_plain
 from contract.engine import AdapterRef, AnswerDelta
 from contract.errors import EngineError, EngineFailed, RequestRefused
-from contract.framing import PREFIX, Message, decode, encode
+from contract.framing import PREFIX, Message, NotFiniteError, decode, encode
 from contract.messages import COMMANDS, error_to_plain, read_call
 from contract.skills import Pixels
 from trainer.device_memory import OUT_OF_MEMORY, forget_frames
@@ -44,6 +44,11 @@ ANSWER_POINTS = {
     "export_checkpoint": "export.written",
 }
 """Fault points by verb."""
+
+_DIVERGED = (
+    "The weights that were asked give numbers that are not finite: training has diverged. Begin a"
+    " finetune from an earlier saved step, with a lower `lr`."
+)
 
 log = EventLog(__name__)
 
@@ -186,13 +191,12 @@ class _Worker:
                 faults.point(ANSWER_POINTS[call.verb])
             try:
                 self._send(call_id, answer)
-            except ValueError as error:
+            except NotFiniteError as error:
                 log.error("result_not_finite", exc_info=error, **call.facts)
-                failed = EngineFailed(
-                    f"The result of {call.verb} holds numbers that are not finite; the weights "
-                    "that were asked may have diverged."
-                )
-                self._send(call_id, _error(failed))
+                self._send(call_id, _error(RequestRefused(_DIVERGED)))
+            except ValueError as error:
+                log.error("result_too_large", exc_info=error, **call.facts)
+                self._send(call_id, _error(EngineFailed(f"The result of {call.verb}: {error}.")))
 
     def _answer(self, call: _Call) -> dict[str, Any]:
         """What became of a call; every error becomes an answer, so that the loop goes on."""

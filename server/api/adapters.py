@@ -37,7 +37,6 @@ from server.domain.errors import (
     NoCheckpointError,
     OriginConflictError,
     RankConflictError,
-    StateDamagedError,
     StorageFullError,
     ValidationFailedError,
 )
@@ -60,7 +59,6 @@ T = TypeVar("T")
         RankConflictError,
         OriginConflictError,
         BaseModelMismatchError,
-        StateDamagedError,
         IdempotencyKeyReusedError,
     ),
 )

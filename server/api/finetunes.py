@@ -24,7 +24,6 @@ from server.domain.errors import (
     IdempotencyKeyReusedError,
     OriginConflictError,
     RankConflictError,
-    StateDamagedError,
 )
 
 router = APIRouter(prefix="/v1/tuning/finetunes", tags=["finetunes"])
@@ -42,7 +41,6 @@ CreateBody = Annotated[Parsed[CreateFinetuneBody], Depends(body_of(CreateFinetun
         RankConflictError,
         OriginConflictError,
         BaseModelMismatchError,
-        StateDamagedError,
         IdempotencyKeyReusedError,
     ),
 )

@@ -20,8 +20,8 @@ from ulid import ULID
 from contract.ids import parse_ulid
 from server.api import problems
 from server.domain.caller import calling
-from server.domain.errors import CallerLeftError, OverloadedError
-from server.meters import HTTP_REQUESTS, HTTP_SECONDS, REFUSALS, Meters
+from server.domain.errors import CallerLeftError, OverloadedError, StateDamagedError
+from server.meters import HTTP_REQUESTS, HTTP_SECONDS, REFUSALS, STATE_DAMAGED, Meters
 from server.services.books import Books, Ended
 
 _log = structlog.get_logger("server.access")
@@ -139,8 +139,11 @@ class Exchange:
         route = getattr(scope.get("route"), "path", NO_ROUTE)
         status = CallerLeftError.status if self.status is None else self.status
         meters.count(HTTP_REQUESTS, route, str(status))
+        code = self._state.get("refusal_code", "")
         if status == OverloadedError.status:
-            meters.count(REFUSALS, route, self._state.get("refusal_code", ""))
+            meters.count(REFUSALS, route, code)
+        if code == StateDamagedError.code:
+            meters.count(STATE_DAMAGED, route)
         meters.observe(HTTP_SECONDS, self.seconds, route)
 
     def enter(self, scope: Scope, books: Books) -> None:

@@ -60,14 +60,13 @@ _REFUSALS = "x-refusals"
 _documented: list[type[BaseModel]] = []
 _refusals: dict[str, type[ServiceError]] = {}
 
-EVERYWHERE = (ForbiddenError, InternalError, OverloadedError)
+EVERYWHERE = (ForbiddenError, InternalError, OverloadedError, StateDamagedError)
 OF_CALLERS = (InvalidApiKeyError, RateLimitedError)
 OF_BODIES = (BodyTooLargeError, InvalidJsonError, ValidationFailedError, StorageFullError)
 OF_WORK = (
     NotSupportedError,
     RequestCrashesWorkerError,
     StartingError,
-    StateDamagedError,
     WorkerUnavailableError,
     BatchTooLargeError,
     StorageFullError,

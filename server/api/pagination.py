@@ -45,7 +45,7 @@ class PageQuery:
             ValidationFailedError: The cursor is not one of this list.
         """
         value = self.cursor.get(key)
-        if not isinstance(value, str) or "\0" in value:
+        if not isinstance(value, str) or "\0" in value or not _is_unicode(value):
             raise bad_cursor()
         return value
 
@@ -119,6 +119,11 @@ def decode_cursor(cursor: str) -> dict[str, Any]:
     if not isinstance(key, dict) or not key:
         raise bad_cursor()
     return cast("dict[str, Any]", key)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no surrogate stands alone in it, as JSON allows and no database does."""
+    return text.encode(errors="replace").decode() == text
 
 
 def bad_cursor() -> ValidationFailedError:

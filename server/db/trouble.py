@@ -1,4 +1,4 @@
-"""What a database's own errors mean for a call: come back later, no space, or a fault of ours."""
+"""What a database's own errors mean for a call: come back later, no space, damage, or ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from contract.disk import free_bytes, storage_full
 from contract.errors import StorageFull
-from server.domain.errors import OverloadedError, ServiceError, StorageFullError
+from server.domain.errors import (
+    OverloadedError,
+    ServiceError,
+    StateDamagedError,
+    StorageFullError,
+)
 
 COMMIT_BYTES = 64 << 10
 """What a small commit may add to the log: some pages, and the shared index of the log."""
@@ -29,9 +34,11 @@ _SQLITE_AWAY = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
+_SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PRIMARY_CODE = 0xFF
 
 _DISK_FULL = "53100"
+_DAMAGED_STATES = frozenset({"XX001", "XX002"})  # data_corrupted, index_corrupted
 _AWAY_STATES = frozenset({"55P03", "25P03"})  # lock_not_available; silent in a transaction
 _AWAY_CLASSES = (
     "08",  # connection
@@ -60,6 +67,8 @@ def _of_sqlite(error: sqlite3.Error, path: Path) -> ServiceError | None:
     is_short = code == sqlite3.SQLITE_IOERR and free_bytes(path.parent) < COMMIT_BYTES
     if code == sqlite3.SQLITE_FULL or is_short:
         return _full(storage_full(path, num_bytes=COMMIT_BYTES), error)
+    if code in _SQLITE_DAMAGED:
+        return _damaged(error)
     return _away() if code in _SQLITE_AWAY else None
 
 
@@ -67,6 +76,8 @@ def _of_postgresql(error: DBAPIError) -> ServiceError | None:
     state: str | None = getattr(error.orig, "sqlstate", None)
     if state == _DISK_FULL:
         return _full(StorageFull("the disk of the database server is full"), error)
+    if state in _DAMAGED_STATES:
+        return _damaged(error)
     if state is None:  # it never came to a statement
         is_away = error.connection_invalidated or isinstance(error, OperationalError)
     else:
@@ -77,6 +88,14 @@ def _of_postgresql(error: DBAPIError) -> ServiceError | None:
 def _full(full: StorageFull, error: Exception) -> ServiceError:
     _log.error("storage_full", detail=f"{full}: {error}")
     return StorageFullError.of(full)
+
+
+def _damaged(error: Exception) -> ServiceError:
+    _log.error("state_damaged", detail=str(error))
+    return StateDamagedError(
+        "The database of the server is damaged; nothing was changed. `moontune verify` says where:"
+        " restore a backup."
+    )
 
 
 def _away() -> ServiceError:

@@ -149,7 +149,7 @@ class OriginConflictError(ServiceError):
 
 
 class StateDamagedError(ServiceError):
-    """A file that the call needs is missing or damaged, until an operator has mended it."""
+    """What the call needs is damaged or gone on our disk, until an operator has mended it."""
 
     status = 409
     code = "state_damaged"
@@ -159,7 +159,7 @@ class StateDamagedError(ServiceError):
             message
             or "A stored file that this call needs is missing or damaged on the server's disk; it"
             " was not used, and nothing was changed. `moontune verify` names it and what needs it:"
-            " restore a backup, or go on from another saved step.",
+            " restore a backup, or begin a finetune from another saved step.",
             loc=loc,
         )
 

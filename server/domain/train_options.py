@@ -13,6 +13,9 @@ from server.domain.body import Body, Number
 DEFAULTS = TrainOptions()
 
 _NotNegative = Annotated[Number, Field(ge=0)]
+_Bound = Annotated[Number, Field(ge=0, le=1e30)]
+"""A bound of a ratio, which a tensor of float32 is compared with."""
+
 _Positive = Annotated[Number, Field(gt=0)]
 
 
@@ -24,13 +27,13 @@ class OptionsBody(Body):
     loss: Literal["group", "grpo", "dr_grpo", "dapo", "gspo"] | None = None
     loss_length: _Positive | None = None
     clip_low: Annotated[Number, Field(ge=0, le=1)] | None = None
-    clip_high: _NotNegative | None = None
+    clip_high: _Bound | None = None
     dual_clip: Annotated[Number, Field(gt=1)] | None = None
     drop_below: Annotated[Number, Field(ge=0, lt=1)] | None = None
     drop_above: Annotated[Number, Field(gt=1)] | None = None
     drop_gap: _Positive | None = None
     beta: _NotNegative | None = None
-    kl_ratio_max: _NotNegative | None = None
+    kl_ratio_max: _Bound | None = None
     router_beta: _NotNegative | None = None
     sft_weight: _NotNegative | None = None
     expert_lr_ratio: _Positive | None = None

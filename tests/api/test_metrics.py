@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from server.api.pagination import encode_cursor
 from tests.factories import ABSENT, make_group
 from tests.service import Service, locs, refusal
 
@@ -127,6 +128,8 @@ async def test_100_metrics_at_a_large_step_are_allowed(service: Service) -> None
         ({"name": "\0"}, "name"),
         ({"cursor": "e30"}, "cursor"),
         ({"cursor": "eyJzdGVwIjoxfQ"}, "cursor"),
+        ({"cursor": encode_cursor({"step": 1, "name": "\0"})}, "cursor"),
+        ({"cursor": encode_cursor({"step": 1, "name": "\ud800"})}, "cursor"),
         ({"limit": "x"}, "limit"),
     ],
 )

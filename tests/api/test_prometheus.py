@@ -9,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from contract.errors import StateDamaged
 from contract.stats import Distribution, EngineStats, Sample
 from tests.api.conftest import Serve
 from tests.factories import make_request
@@ -101,6 +102,16 @@ async def test_readiness_and_worker_starts_are_shown(service: Service) -> None:
     values = await scrape(service)
     assert value(values, "moontune_ready") == 0
     assert value(values, "moontune_worker_starts_total") == 2
+
+
+async def test_calls_that_met_a_damaged_file_are_counted(service: Service) -> None:
+    finetune_id = await service.create()
+    service.engine.faults.append(StateDamaged("A file is gone."))
+    assert (await service.roll(finetune_id)).status_code == 409
+    assert (await service.train(finetune_id, expected_step=7)).status_code == 409  # another code
+    metric = "moontune_state_damaged_total"
+    counted = {labels: n for (name, labels), n in (await scrape(service)).items() if name == metric}
+    assert list(counted.values()) == [1]
 
 
 async def test_what_the_worker_counted_is_shown_while_there_is_one(service: Service) -> None:

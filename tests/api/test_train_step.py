@@ -197,6 +197,8 @@ async def test_options_are_effective_and_unknown_ones_named(service: Service) ->
         ("router_beta", -0.1),
         ("clip_low", 1.5),
         ("clip_high", -0.1),
+        ("clip_high", 1e39),  # over what float32 can hold
+        ("kl_ratio_max", 1e39),
         ("dual_clip", 1),
         ("beta", -1),
         ("beta", "0.1"),

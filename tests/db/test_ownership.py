@@ -108,7 +108,11 @@ def _cut_link(owner: ownership._Owner) -> None:
 
 
 def num_holders(connection: psycopg.Connection) -> int:
-    found = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    """Of this database; servers beside have locks in theirs."""
+    found = connection.execute(
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+        " WHERE locktype = 'advisory' AND datname = current_database()"
+    )
     return found.fetchone()[0]  # pyright: ignore[reportOptionalSubscript]
 
 

@@ -47,6 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkingServer]:
         yield server
 
 
+@pytest.mark.database("sqlite")  # the pages show commands on a data directory and nothing else
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from server.config import ServerConfig
 from server.travel import import_adapter
+from tests import databases
 from tests.forked import ForkingServer
 
 pytestmark = pytest.mark.e2e
@@ -37,7 +38,12 @@ def served(
     """A family, a server of it, and the model id of its adapter."""
     family: str = request.param
     data_dir = tmp_path_factory.mktemp(family)
-    config = ServerConfig(model=str(ORACLE / family), data_dir=data_dir, dtype="float32")
+    config = ServerConfig(
+        model=str(ORACLE / family),
+        data_dir=data_dir,
+        dtype="float32",
+        database_url=databases.whole_system_url(data_dir),
+    )
     arrived = import_adapter(config, ORACLE / family / "adapter.safetensors", name="oracle")
     options = ("--model", str(ORACLE / family), "--dtype", "float32")
     with ForkingServer(data_dir, *options) as server:

@@ -14,7 +14,7 @@ import torch
 from examples.shapes import draw_scene
 from server.config import ServerConfig
 from server.db import migrate
-from tests import forked
+from tests import databases, forked
 from tests.forked import ForkingServer
 from tests.live import ROOT, LiveServer
 
@@ -25,13 +25,13 @@ GREEDY = {"temperature": 0.0, "max_tokens": 8}
 SCENES = range(40, 46)
 
 
-def moontune(*words: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a person would."""
+def moontune(*words: object, data_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a person would, beside a server of this directory or without one."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MOONTUNE_")}
     return subprocess.run(
-        forked.moontune(*map(str, words)),
+        forked.moontune(*map(str, words), "--data-dir", str(data_dir)),
         cwd=ROOT,
-        env={**clean, "OMP_NUM_THREADS": "1"},
+        env={**clean, "OMP_NUM_THREADS": "1", **databases.environment_of(data_dir)},
         capture_output=True,
         text=True,
         timeout=180,
@@ -75,13 +75,13 @@ def test_a_finetune_moves_to_another_server_in_every_format(tmp_path: Path) -> N
         )
         assert rollout["rollouts"][0]["output"]["answer"] == taught[0]
         # beside the running server
-        told = moontune("export", name, tmp_path / "peft", "--to", "peft", "--data-dir", home)
+        told = moontune("export", name, tmp_path / "peft", "--to", "peft", data_dir=home)
         assert told.returncode == 0, told.stderr
         assert told.stdout.startswith(
             f"Written to {tmp_path / 'peft'}. Logits of 5 fixed questions"
         )
 
-    merged = moontune("export", name, tmp_path / "merged", "--to", "merged", "--data-dir", home)
+    merged = moontune("export", name, tmp_path / "merged", "--to", "merged", data_dir=home)
     assert merged.returncode == 0, merged.stderr
     with ForkingServer(tmp_path / "whole", "--model", str(tmp_path / "merged")) as server:
         assert answers(server, None) == taught
@@ -90,7 +90,7 @@ def test_a_finetune_moves_to_another_server_in_every_format(tmp_path: Path) -> N
     assert (content["finetune_id"], content["step"]) == (finetune.finetune_id, 12)
     ids = {}
     for label, source in (("file", "downloaded.pt"), ("peft", "peft")):
-        done = moontune("import", tmp_path / source, "--name", label, "--data-dir", away)
+        done = moontune("import", tmp_path / source, "--name", label, data_dir=away)
         assert done.returncode == 0, done.stderr
         ids[label] = done.stdout.rpartition("moondream3-preview/")[2].strip()
     with ForkingServer(away) as server:
@@ -99,31 +99,32 @@ def test_a_finetune_moves_to_another_server_in_every_format(tmp_path: Path) -> N
         arrived = md.ft("k", name="peft", rank=8, endpoint=server.tuning)
         assert arrived.finetune_id == ids["peft"].removesuffix("@0")
         teach(arrived, 1)
-        again = moontune("import", tmp_path / "peft", "--name", "beside", "--data-dir", away)
+        again = moontune("import", tmp_path / "peft", "--name", "beside", data_dir=away)
         assert again.returncode == 0, again.stderr
         listed = [f["name"] for f in server.get("/v1/tuning/finetunes").json()["finetunes"]]
         assert listed == ["file", "peft", "beside"]
-        taken = moontune("import", tmp_path / "peft", "--name", "peft", "--data-dir", away)
+        taken = moontune("import", tmp_path / "peft", "--name", "peft", data_dir=away)
         assert (taken.returncode, "choose another --name" in taken.stderr) == (1, True)
 
 
+@pytest.mark.database("sqlite")  # what a data directory without a server is, is the question
 def test_what_cannot_travel_says_why(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    nowhere = moontune("export", "0" * 26 + "@3", tmp_path / "out", "--data-dir", tmp_path / "no")
+    nowhere = moontune("export", "0" * 26 + "@3", tmp_path / "out", data_dir=tmp_path / "no")
     assert nowhere.returncode == 1
     assert "no is not the data directory of a server; name it with --data-dir." in nowhere.stderr
     assert not (tmp_path / "no").exists()
     migrate.upgrade(ServerConfig(data_dir=data))
-    nothing = moontune("export", "0" * 26 + "@3", tmp_path / "out", "--data-dir", data)
+    nothing = moontune("export", "0" * 26 + "@3", tmp_path / "out", data_dir=data)
     assert nothing.returncode == 1
     assert nothing.stderr == ("moontune: There is no such finetune. It may have been deleted.\n")
     assert not (tmp_path / "out").exists()
-    odd = moontune("export", "latest", tmp_path / "out", "--data-dir", data)
+    odd = moontune("export", "latest", tmp_path / "out", data_dir=data)
     assert "write FINETUNE_ID@STEP" in odd.stderr
     (tmp_path / "junk.pt").write_bytes(b"junk")
-    junk = moontune("import", tmp_path / "junk.pt", "--name", "a", "--data-dir", data)
+    junk = moontune("import", tmp_path / "junk.pt", "--name", "a", data_dir=data)
     assert junk.returncode == 1
     assert "junk.pt cannot be read" in junk.stderr
     assert list((data / "finetunes").glob("*/*")) == []
-    space = moontune("import", tmp_path / "junk.pt", "--name", "a b", "--data-dir", data)
+    space = moontune("import", tmp_path / "junk.pt", "--name", "a b", data_dir=data)
     assert "for instance 'a-b'" in space.stderr

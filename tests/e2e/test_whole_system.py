@@ -17,6 +17,7 @@ import moondream as md
 import pytest
 
 from examples.shapes import draw_scene
+from tests import databases
 from tests.forked import ForkingServer, moontune
 from tests.live import ROOT, LiveServer
 
@@ -94,9 +95,10 @@ def test_within_a_minute_of_one_command_its_banner_has_trained_as_pasted(tmp_pat
         assert "some-long-secret" not in "\n".join([*lines, server.ready_line])
         port = server.endpoint.rpartition(":")[2]
         doctor = ["doctor", "--json", "--data-dir", str(tmp_path / "data"), "--port", port]
+        used = databases.environment_of(server.data_dir)
         examined = subprocess.run(
             [sys.executable, "-c", "from server.cli import main; main()", *doctor],
-            env={**os.environ, "MOONTUNE_API_KEY": "some-long-secret"},
+            env={**os.environ, "MOONTUNE_API_KEY": "some-long-secret", **used},
             capture_output=True,
             text=True,
             check=False,
@@ -229,6 +231,7 @@ def test_a_damaged_state_is_refused_once_and_taken_again_when_it_is_mended(tmp_p
             assert str(tmp_path) not in body["message"]
         verified = subprocess.run(
             moontune("verify", "--data-dir", str(server.data_dir)),
+            env={**os.environ, **databases.environment_of(server.data_dir)},
             capture_output=True,
             text=True,
             check=False,

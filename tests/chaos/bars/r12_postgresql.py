@@ -1,7 +1,7 @@
 """R12: on PostgreSQL all is as on SQLite, and a call outlives the loss of every connection.
 
 Three clients train, roll out and save while an operator ends all connections of the database, and
-while the database server is stopped and started; then the suite runs on PostgreSQL alone.
+while the database server is stopped and started; then the whole suite runs on PostgreSQL alone.
 """
 
 from __future__ import annotations
@@ -32,13 +32,7 @@ RESTART_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 """As an operator stops it, and as a crash does, in turn."""
 TRANSACTION_SECONDS = 10.0
 ENDURING = Patience(base_delay=0.1, max_delay=4.0)
-SUITE = (
-    "tests/api",
-    "tests/db",
-    "tests/migrations",
-    "tests/compat",
-    "tests/e2e/test_serve_process.py",
-)
+SUITE = ("--database", "postgresql", "-n", "2", "--dist", "loadgroup", "tests")
 
 _END = """
 SELECT CASE WHEN query = 'COMMIT' AND state = 'active' THEN 'committing' ELSE state END,
@@ -58,7 +52,7 @@ def run(bench: Bench) -> Verdict:
         return Verdict(skipped=[f"all of it: {reason}"])
     verdict = _disturb(bench)
     if bench.is_full:
-        tests, _ = run_tests("--database", "postgresql", *SUITE)
+        tests, _ = run_tests(*SUITE)
         verdict.violations += tests.violations
         verdict.skipped += tests.skipped
         verdict.figures["suite_on_postgresql"] = tests.figures

@@ -148,6 +148,42 @@ def test_a_copy_is_equal_or_not_there(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("kind", ["nothing", "folder"])
+def test_a_source_that_is_no_file_is_damaged_and_a_target_that_cannot_be_made_is_not(
+    tmp_path, kind
+):
+    source = durable.write_file(tmp_path / "a", DATA)
+    with pytest.MonkeyPatch.context() as patched:
+        refused = FileNotFoundError(errno.ENOENT, "No such file or directory")
+        patched.setattr(durable, "_create", _raising(refused))
+        with pytest.raises(FileNotFoundError):
+            durable.copy_file(source, tmp_path / "to" / "b")
+    (tmp_path / "a").unlink()
+    if kind == "folder":
+        (tmp_path / "a").mkdir()
+    with pytest.raises(DamagedFileError, match="cannot be read"):
+        durable.copy_file(source, tmp_path / "to" / "b")
+    assert not (tmp_path / "to").exists()
+
+
+def _raising(error: Exception):
+    def fail(*_words, **_named):
+        raise error
+
+    return fail
+
+
+def test_a_folder_in_a_folder_that_is_not_ours_is_an_error_unless_it_is_there(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_words: False)
+    assert durable.make_directory(tmp_path / "there") == []
+    monkeypatch.setattr(Path, "mkdir", _raising(PermissionError(errno.EACCES, "Not yours")))
+    with pytest.raises(PermissionError):
+        durable.make_directory(tmp_path / "new")
+
+
 def test_removing_twice_is_removing(tmp_path):
     durable.write_file(tmp_path / "a", DATA)
     assert durable.remove(tmp_path / "a")

@@ -29,6 +29,7 @@ from contract.messages import call_message, read_result
 from contract.skills import QueryRequest, Settings
 from contract.stats import EngineStats
 from tests.micro import DETECT, QUERY, adapter_ref, loaded_micro, pictures, returned, train_command
+from trainer import worker
 from trainer.adapters.lora import Adapter
 from trainer.engine import TrainerEngine
 from trainer.storage import write_tensors
@@ -200,8 +201,21 @@ def test_a_result_that_json_cannot_carry_is_an_error_and_the_loop_goes_on(caller
     tensors = Adapter.fresh(loaded_micro().model.config.text, 8, seed=1).tensors
     tensors["text_lora.dense.0.down_b"].fill_(math.nan)
     weights = write_tensors(tmp_path / "w", tensors, {})
-    with pytest.raises(EngineFailed, match="not finite"):
+    with pytest.raises(RequestRefused, match="not finite: training has diverged"):
         caller.call("make_rollouts", replace(ROLLOUTS, adapter=adapter_ref(weights=weights)))
+    caller.call("make_rollouts", ROLLOUTS)
+
+
+def test_a_result_that_is_too_large_is_an_error_and_the_loop_goes_on(caller, monkeypatch):
+    def small(message: Message) -> list[bytes | memoryview]:
+        if message.header["kind"] == "result":
+            raise ValueError("a header of 9 bytes is over 5")
+        return encode(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "encode", small)
+        with pytest.raises(EngineFailed, match="make_rollouts: a header of 9 bytes"):
+            caller.call("make_rollouts", ROLLOUTS)
     caller.call("make_rollouts", ROLLOUTS)
 
 
