@@ -156,8 +156,9 @@ def _copy(named: NamedFile, data_dir: Path, target: Path) -> FileRef:
         durable.copy_file(source, (target / named.file.path).resolve())
     except durable.DamagedFileError as error:
         raise BackupError(
-            f"{named.file.path}, which {named.named_by} needs, is missing or damaged; `moontune"
-            " verify` lists all such files. Delete what needs them, then try again."
+            f"{named.file.path}, which {named.named_by} needs, is missing or damaged, or may not be"
+            " read; `moontune verify` lists all such files with the reason. Mend them, or delete"
+            " what needs them, then try again."
         ) from error
     return named.file
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from server.config import ServerConfig
+from server.config import DATABASE_FILE, ServerConfig
 from server.db import checkpoints, finetunes, kept_aside, migrate
 from server.db.connection import Database
 from server.db.named_files import NamedFile, list_named_files
+from server.db.trouble import is_damage
 from server.services.manifests import faults_of
 from server.sweep_lease import reading_all
 
@@ -70,22 +72,33 @@ class Findings:
 def verify(config: ServerConfig) -> Findings:
     """Check a data directory.
 
+    Of a database that cannot be read for damage that is all there is to say.
+
     Raises:
         SchemaError: The database has a schema that this release does not know.
     """
     database = Database(config.resolved_database_url)
     try:
-        migrate.require_current(database)
-        with reading_all(config.data_dir):
-            problems, named = database.read_blocking(_look)
-            for file in named:
-                problems += check_file(config.data_dir, file)
-            unnamed = _unnamed(config.data_dir, {file.file.path for file in named})
-            aside = kept_aside.read(config.resolved_database_url)
-            deleted = database.read_blocking(finetunes.list_deleted_ids)
-            problems += _problems_of_copies(config.data_dir, aside, deleted)
+        return _verified(config, database)
+    except DBAPIError as error:
+        if not is_damage(error):
+            raise
+        damage = Problem(kind="database", path=DATABASE_FILE, detail=str(error.orig))
+        return Findings(num_files=0, num_bytes=0, problems=(damage,), unnamed=())
     finally:
         database.close()
+
+
+def _verified(config: ServerConfig, database: Database) -> Findings:
+    migrate.require_current(database)
+    with reading_all(config.data_dir):
+        problems, named = database.read_blocking(_look)
+        for file in named:
+            problems += check_file(config.data_dir, file)
+        unnamed = _unnamed(config.data_dir, {file.file.path for file in named})
+        aside = kept_aside.read(config.resolved_database_url)
+        deleted = database.read_blocking(finetunes.list_deleted_ids)
+        problems += _problems_of_copies(config.data_dir, aside, deleted)
     return Findings(
         num_files=len(named),
         num_bytes=sum(file.file.num_bytes for file in named),
@@ -133,10 +146,10 @@ def _database_problems(session: Session) -> Iterator[Problem]:
         return
     for (answer,) in session.execute(text("PRAGMA integrity_check")):
         if answer != "ok":
-            yield Problem(kind="database", path="moontune.db", detail=answer)
+            yield Problem(kind="database", path=DATABASE_FILE, detail=answer)
     for row in session.execute(text("PRAGMA foreign_key_check")):
         detail = f"row {row[1]} of {row[0]} names a row of {row[2]} that is not there"
-        yield Problem(kind="database", path="moontune.db", detail=detail)
+        yield Problem(kind="database", path=DATABASE_FILE, detail=detail)
 
 
 def _problems_of_copies(

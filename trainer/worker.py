@@ -107,6 +107,8 @@ class _Call:
     outcome: Future[Any]
     facts: dict[str, Any]
     """Which call it is, for the log."""
+    is_of_trained: bool
+    """Whether it asks weights that were trained here, and so may be no numbers any more."""
 
 
 class _Worker:
@@ -176,7 +178,13 @@ class _Worker:
             read.verb, read.command, read.images, lambda delta: self._tell(read.call_id, delta)
         )
         facts = _facts(read.verb, read.request_id, read.command)
-        self._calls[read.call_id] = _Call(verb=read.verb, outcome=outcome, facts=facts)
+        adapter: AdapterRef | None = getattr(read.command, "adapter", None)
+        self._calls[read.call_id] = _Call(
+            verb=read.verb,
+            outcome=outcome,
+            facts=facts,
+            is_of_trained=adapter is not None and adapter.weights is not None,
+        )
 
     def _cancel(self, call_id: int) -> None:
         call = self._calls.get(call_id)
@@ -191,12 +199,11 @@ class _Worker:
                 faults.point(ANSWER_POINTS[call.verb])
             try:
                 self._send(call_id, answer)
-            except NotFiniteError as error:
-                log.error("result_not_finite", exc_info=error, **call.facts)
-                self._send(call_id, _error(RequestRefused(_DIVERGED)))
             except ValueError as error:
-                log.error("result_too_large", exc_info=error, **call.facts)
-                self._send(call_id, _error(EngineFailed(f"The result of {call.verb}: {error}.")))
+                log.error("result_not_sent", exc_info=error, **call.facts)
+                failed = EngineFailed(f"The result of {call.verb} cannot be told: {error}.")
+                has_diverged = isinstance(error, NotFiniteError) and call.is_of_trained
+                self._send(call_id, _error(RequestRefused(_DIVERGED) if has_diverged else failed))
 
     def _answer(self, call: _Call) -> dict[str, Any]:
         """What became of a call; every error becomes an answer, so that the loop goes on."""

@@ -6,9 +6,11 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from server.db.trouble import is_damage
 from server.domain.errors import (
     ForbiddenError,
     ImageUrlSchemeError,
@@ -17,6 +19,7 @@ from server.domain.errors import (
     MethodNotAllowedError,
     RouteNotFoundError,
     ServiceError,
+    StateDamagedError,
     ValidationFailedError,
 )
 from server.domain.json_text import to_json
@@ -47,6 +50,7 @@ def install(app: FastAPI) -> None:
     """Let the application answer refusals and framework errors with our body."""
     app.add_exception_handler(ServiceError, _answer_service_error)
     app.add_exception_handler(HTTPException, _answer_framework_error)
+    app.add_exception_handler(DBAPIError, _answer_database_error)
 
 
 def problem(error: ServiceError, *, path: str, request_id: str) -> Response:
@@ -124,6 +128,21 @@ async def _answer_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     _note(request, error)
     return problem(error, path=request.url.path, request_id=request.state.request_id)
+
+
+async def _answer_database_error(request: Request, error: Exception) -> Response:
+    """Damage is told, as asking again does not mend it; any other error is a crash of ours."""
+    assert isinstance(error, DBAPIError)
+    if not is_damage(error):
+        raise error
+    _log.error("state_damaged", detail=str(error))
+    return await _answer_service_error(
+        request,
+        StateDamagedError(
+            "The database of the server is damaged; nothing was changed. `moontune doctor` and the"
+            " log say what it is: restore a backup."
+        ),
+    )
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:

@@ -12,12 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from contract.disk import free_bytes, storage_full
 from contract.errors import StorageFull
-from server.domain.errors import (
-    OverloadedError,
-    ServiceError,
-    StateDamagedError,
-    StorageFullError,
-)
+from server.domain.errors import OverloadedError, ServiceError, StorageFullError
 
 COMMIT_BYTES = 64 << 10
 """What a small commit may add to the log: some pages, and the shared index of the log."""
@@ -61,23 +56,32 @@ def translate(error: SQLAlchemyError, engine: Engine) -> ServiceError | None:
     return _of_postgresql(error)
 
 
+def is_damage(error: SQLAlchemyError) -> bool:
+    """Whether the database says that it is damaged: nobody but an operator can mend that."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        return _primary_code(error.orig) in _SQLITE_DAMAGED
+    return getattr(error.orig, "sqlstate", None) in _DAMAGED_STATES
+
+
 def _of_sqlite(error: sqlite3.Error, path: Path) -> ServiceError | None:
     """SQLite says "disk I/O error" where the shared memory of its log cannot grow."""
-    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
+    code = _primary_code(error)
     is_short = code == sqlite3.SQLITE_IOERR and free_bytes(path.parent) < COMMIT_BYTES
     if code == sqlite3.SQLITE_FULL or is_short:
         return _full(storage_full(path, num_bytes=COMMIT_BYTES), error)
-    if code in _SQLITE_DAMAGED:
-        return _damaged(error)
     return _away() if code in _SQLITE_AWAY else None
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
 
 
 def _of_postgresql(error: DBAPIError) -> ServiceError | None:
     state: str | None = getattr(error.orig, "sqlstate", None)
     if state == _DISK_FULL:
         return _full(StorageFull("the disk of the database server is full"), error)
-    if state in _DAMAGED_STATES:
-        return _damaged(error)
     if state is None:  # it never came to a statement
         is_away = error.connection_invalidated or isinstance(error, OperationalError)
     else:
@@ -88,14 +92,6 @@ def _of_postgresql(error: DBAPIError) -> ServiceError | None:
 def _full(full: StorageFull, error: Exception) -> ServiceError:
     _log.error("storage_full", detail=f"{full}: {error}")
     return StorageFullError.of(full)
-
-
-def _damaged(error: Exception) -> ServiceError:
-    _log.error("state_damaged", detail=str(error))
-    return StateDamagedError(
-        "The database of the server is damaged; nothing was changed. `moontune verify` says where:"
-        " restore a backup."
-    )
 
 
 def _away() -> ServiceError:

@@ -100,8 +100,8 @@ CATALOGUE: dict[str, Entry] = {
         advice="Choose another name.",
     ),
     "state_damaged": Entry(
-        when="A file that this call needs, or the database, is missing or damaged on the server's"
-        " disk. It was not used, and nothing was changed.",
+        when="A file that this call needs is missing or damaged on the server's disk, or the"
+        " database is damaged. It was not used, and nothing was changed.",
         advice="Run `moontune verify` on the server: it names the file and what needs it. Restore a"
         " backup, or begin a finetune from a saved step that is whole.",
     ),

@@ -23,7 +23,7 @@ from contract.engine import (
     StepTrained,
 )
 from contract.errors import EngineError, EngineFailed, RequestRefused, StorageFull
-from contract.framing import Message, encode
+from contract.framing import Message, NotFiniteError, encode
 from contract.groups import RLGroup
 from contract.messages import call_message, read_result
 from contract.skills import QueryRequest, Settings
@@ -206,15 +206,20 @@ def test_a_result_that_json_cannot_carry_is_an_error_and_the_loop_goes_on(caller
     caller.call("make_rollouts", ROLLOUTS)
 
 
-def test_a_result_that_is_too_large_is_an_error_and_the_loop_goes_on(caller, monkeypatch):
-    def small(message: Message) -> list[bytes | memoryview]:
+@pytest.mark.parametrize(
+    "trouble", [ValueError("over 5 bytes"), NotFiniteError("over 5 bytes")], ids=type
+)
+def test_a_result_that_cannot_be_told_and_was_not_trained_is_our_fault_and_the_loop_goes_on(
+    caller, monkeypatch, trouble
+):
+    def failing(message: Message) -> list[bytes | memoryview]:
         if message.header["kind"] == "result":
-            raise ValueError("a header of 9 bytes is over 5")
+            raise trouble
         return encode(message)
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "encode", small)
-        with pytest.raises(EngineFailed, match="make_rollouts: a header of 9 bytes"):
+        patched.setattr(worker, "encode", failing)
+        with pytest.raises(EngineFailed, match="make_rollouts cannot be told: over 5 bytes"):
             caller.call("make_rollouts", ROLLOUTS)
     caller.call("make_rollouts", ROLLOUTS)
 
