@@ -152,7 +152,10 @@ def migrated_template() -> str:
 @functools.cache
 def shared_name() -> str:
     """The name of the one database that tests have one after the other; a copy costs more."""
-    return server().create(template=migrated_template())
+    name = server().create(template=migrated_template())
+    with server().connect(name) as connection:
+        connection.execute("CREATE SCHEMA made; CREATE TABLE made.accounts AS TABLE accounts")
+    return name
 
 
 def fresh() -> str:
@@ -177,6 +180,7 @@ def fresh() -> str:
             f"TRUNCATE {table} CASCADE" if size > _LARGE_TABLE_BYTES else f"DELETE FROM {table}"
             for table, size in tables
         ]
+        statements += ["DELETE FROM accounts", "INSERT INTO accounts SELECT * FROM made.accounts"]
         statements += [
             "SELECT setval(format('%I', sequencename)::regclass, start_value, false)"
             " FROM pg_sequences"
