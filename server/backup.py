@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from contract import durable
@@ -189,3 +191,8 @@ def _told_in_a_sentence() -> Generator[None]:
         raise BackupError(f"The disk of the backup is full: {error}") from error
     except OSError as error:
         raise BackupError(f"The backup cannot be written: {error}.") from error
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        reason = str(error).splitlines()[0]
+        raise BackupError(
+            f"The database cannot be copied: {reason}. `moontune doctor` says what to do."
+        ) from error

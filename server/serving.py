@@ -333,7 +333,9 @@ def _upgrade(config: ServerConfig) -> None:
         raise CannotServeError(str(error)) from error
     except (SQLAlchemyError, ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise CannotServeError(f"The database cannot be opened: {reason}") from error
+        raise CannotServeError(
+            f"The database cannot be opened: {reason}. `moontune doctor` says what to do."
+        ) from error
 
 
 def _require_guard(config: ServerConfig) -> None:

@@ -56,10 +56,8 @@ def translate(error: SQLAlchemyError, engine: Engine) -> ServiceError | None:
     return _of_postgresql(error)
 
 
-def is_damage(error: SQLAlchemyError) -> bool:
+def is_damage(error: DBAPIError) -> bool:
     """Whether the database says that it is damaged: nobody but an operator can mend that."""
-    if not isinstance(error, DBAPIError):
-        return False
     if isinstance(error.orig, sqlite3.Error):
         return _primary_code(error.orig) in _SQLITE_DAMAGED
     return getattr(error.orig, "sqlstate", None) in _DAMAGED_STATES

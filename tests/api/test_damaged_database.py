@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from server.backup import BackupError, back_up
 from server.config import ServerConfig
 from server.db import migrate
 from server.db.trouble import is_damage
@@ -57,7 +58,7 @@ def checkpoint(service: Service) -> None:
 
 
 @pytest.mark.parametrize("begin", [0, PAGE_BYTES])
-def test_a_damaged_database_is_a_finding(tmp_path: Path, begin: int) -> None:
+def test_a_damaged_database_is_a_finding_and_no_backup(tmp_path: Path, begin: int) -> None:
     config = ServerConfig(data_dir=tmp_path)
     migrate.upgrade(config)
     assert verify(config).is_good
@@ -65,6 +66,9 @@ def test_a_damaged_database_is_a_finding(tmp_path: Path, begin: int) -> None:
     (problem,) = verify(config).problems
     assert (problem.kind, problem.path) == ("database", "moontune.db")
     assert problem.detail in ("file is not a database", "database disk image is malformed")
+    with pytest.raises(BackupError, match=f"cannot be copied: .*{problem.detail}. `moontune doc"):
+        back_up(config, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "backup.json").exists()
 
 
 @pytest.mark.parametrize(
