@@ -67,8 +67,10 @@ class Service:
         return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
     async def settled(self) -> None:
-        """Wait for background work."""
-        await self.app.state.services.cleanup.settled()
+        """Wait for background work: files that go, answers that are written down as taken."""
+        services = self.app.state.services
+        await services.ledger.settled()
+        await services.cleanup.settled()
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -173,7 +173,7 @@ class Ledger:
         if num_dropped:
             _log.info("unfinished_requests_dropped", num_requests=num_dropped)
 
-    async def close(self) -> None:
+    async def settled(self) -> None:
         """Wait for the marks that are being written."""
         await asyncio.gather(*self._marking, return_exceptions=True)
 

@@ -81,7 +81,7 @@ class Training:
             for task in stuck:
                 task.cancel()
             await asyncio.gather(*stuck, return_exceptions=True)
-        await self._ledger.close()
+        await self._ledger.settled()
 
     async def _answer(self, identity: Identity, held: HeldOrder, delivery: Delivery) -> TrainAnswer:
         found = await self._ledger.find(identity, expected_step=held.order.expected_step)

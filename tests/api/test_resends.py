@@ -360,7 +360,7 @@ async def test_a_row_stands_in_the_ledger_before_the_work_and_moves_forward(
     await call.answered()
     assert rows(service) == [(1, "done", 1)]
     call.delivery.settle(Fate.TAKEN)
-    await service.app.state.services.ledger.close()
+    await service.app.state.services.ledger.settled()
     assert rows(service) == [(1, "delivered", 1)]
 
 
