@@ -155,6 +155,7 @@ async def ask(
 
 async def things(service: Service) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that belongs to accounts, but when keys were used."""
+    await service.settled()
     found = {table: await rows(service, table) for table in TABLES if table != "api_keys"}
     return {**found, "api_keys": await rows(service, "api_keys", "id, account_id, revoked_at_ms")}
 

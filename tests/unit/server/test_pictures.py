@@ -24,6 +24,7 @@ from server.domain.errors import (
 from server.images.decoder import ImageDecoder
 from server.services.images import ImageUrl
 from server.services.pictures import CallPictures, Pictures
+from tests.service import until
 from tests.unit.bodies.bodies import chunks
 from tests.unit.images.files import data_url, encoded
 
@@ -39,18 +40,21 @@ def anyio_backend() -> str:
 
 
 class Seen(ImageDecoder):
-    """The real decoder, which notes how much it was given to measure."""
+    """The real decoder, which notes how much it was given to measure; it may be made to wait."""
 
     def __init__(self) -> None:
         super().__init__(num_processes=1, max_bytes=LIMIT, max_pixels=50_000_000)
         self.lengths: list[int] = []
         self.num_now = self.most_at_once = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def measure(self, image_url: str | bytes) -> int:
         self.lengths.append(len(image_url))
         self.num_now += 1
         self.most_at_once = max(self.most_at_once, self.num_now)
         try:
+            await self.gate.wait()
             return await super().measure(image_url)
         finally:
             self.num_now -= 1
@@ -219,6 +223,11 @@ async def test_no_more_pictures_than_set_are_in_memory_to_be_measured(
     picture = noise("PNG")
     urls = [data_url(picture + bytes([index])) for index in range(8)]
     own = await received(decoder, tmp_path, *urls)
-    await own.measure(within=60.0)
+    decoder.gate.clear()
+    measured = asyncio.create_task(own.measure(within=60.0))
+    await until(lambda: decoder.num_now == 2)
+    await asyncio.sleep(0.05)  # for a third one, which must not come
+    decoder.gate.set()
+    await measured
     assert len(decoder.lengths) == len(urls)
     assert decoder.most_at_once == 2
