@@ -176,8 +176,8 @@ async def test_others_wait_a_bounded_time_behind_a_step_that_runs_alone(
     serve: Serve, kind: str
 ) -> None:
     queue_seconds = {
-        "inference_queue_seconds": TINY_SECONDS,
-        "rollouts_queue_seconds": TINY_SECONDS,
+        "inference_queue_seconds": 5 * TINY_SECONDS,  # enough for the call that is answered
+        "rollouts_queue_seconds": 5 * TINY_SECONDS,
     }
     async with serve(max_engine_calls=16, **queue_seconds) as service:
         engine, finetune_id = service.engine, await service.create()

@@ -158,7 +158,7 @@ async def test_a_turn_that_was_given_is_kept_by_who_takes_over_and_given_back_on
 async def test_a_refused_orphan_is_judged_afresh(serve: Serve) -> None:
     engine = FakeEngine()
     engine.state = "starting"
-    async with serve(engine, rollouts_queue_seconds=TINY_SECONDS) as service:
+    async with serve(engine, rollouts_queue_seconds=10 * TINY_SECONDS) as service:
         body = await body_for(service)
         call, left = await send_and_leave(service, ROLLOUTS, body)
         await until(lambda: service.dispatcher.num_waiting == 1)

@@ -98,6 +98,7 @@ class FakeWorker:
         elif trick == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif trick == "hang":
+            self.say_delta(call_id, to_plain(AnswerDelta(text="here")))
             threading.Event().wait()
         elif trick == "wait":
             time.sleep(float(argument))

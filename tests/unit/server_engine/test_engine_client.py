@@ -44,6 +44,20 @@ async def ask(client: EngineClient, text: str) -> str:
             continue
 
 
+async def ask_and_hang(client: EngineClient) -> asyncio.Task[object]:
+    """Ask what is never answered, and go on when the worker has it."""
+    is_there = asyncio.Event()
+    call = asyncio.create_task(client.answer(question("hang"), (), lambda _: is_there.set()))
+    await is_there.wait()
+    return call
+
+
+def in_hand(client: EngineClient) -> list[bool]:
+    """Of each call that waits for an answer: whether the worker is being given it, or has it."""
+    assert client._dialogue is not None
+    return [call.is_handed_over for call in client._dialogue._calls.values()]
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     while not is_so():  # noqa: ASYNC110 -- what is watched belongs to another process.
         await asyncio.sleep(0.005)
@@ -117,8 +131,8 @@ async def test_calls_are_multiplexed_and_overtake_one_that_takes_long(
 ) -> None:
     client = make_client()
     await client.start()
-    slow = asyncio.create_task(ask(client, "hang"))
     await client.describe()
+    slow = await ask_and_hang(client)
     assert await asyncio.gather(*(ask(client, f"{i}") for i in range(50))) == [
         str(i) for i in range(50)
     ]
@@ -149,8 +163,7 @@ async def test_a_death_fails_the_calls_in_flight_and_the_next_worker_serves(
     client = make_client(stop_seconds=0.1)
     await client.start()
     first = await ask(client, "pid")
-    bystander = asyncio.create_task(ask(client, "hang"))
-    await asyncio.sleep(0.02)
+    bystander = await ask_and_hang(client)
     for call in (ask(client, text), bystander):
         with pytest.raises(WorkerUnavailable):
             await call
@@ -253,7 +266,7 @@ async def test_a_step_whose_caller_left_is_finished(make_client: ClientFactory) 
     await client.start()
     await client.describe()
     step = asyncio.create_task(client.train_step(train_step(), [picture(90_000_000)]))
-    await asyncio.sleep(0.01)  # in the middle of its frame
+    await until(lambda: in_hand(client) == [True])  # in the middle of its frame
     step.cancel()
     assert await ask(client, "cancelled_so_far") == "[]"
 
@@ -373,7 +386,7 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_frame_does_not_cut_it(
     await client.describe()
     pid = client.worker_pid
     large = asyncio.create_task(client.train_step(train_step(), [picture(90_000_000)]))
-    await asyncio.sleep(0.01)
+    await until(lambda: in_hand(client) == [True])  # in the middle of its frame
     large.cancel()
     assert await ask(client, "whole") == "whole"
     assert client.worker_pid == pid
@@ -389,6 +402,7 @@ async def test_a_deaf_worker_exerts_backpressure_and_can_be_stopped(
         asyncio.create_task(client.train_step(train_step(), [picture(30_000_000)]))
         for _ in range(2)
     ]
+    await until(lambda: in_hand(client) == [True, False])
     await asyncio.sleep(0.05)
     assert not any(call.done() for call in calls)
     await client.stop()
@@ -406,9 +420,9 @@ async def test_a_call_the_dead_worker_never_saw_is_told_so(
     pid = client.worker_pid
     assert pid is not None
     blocked = asyncio.create_task(client.train_step(train_step(), [picture(30_000_000)]))
-    await asyncio.sleep(0.05)
+    await until(lambda: in_hand(client) == [True])
     queued = asyncio.create_task(client.answer(question("queued"), ()))
-    await asyncio.sleep(0.05)
+    await until(lambda: in_hand(client) == [True, False])
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerDiedError):
         await blocked
@@ -425,8 +439,7 @@ async def test_stop_lets_the_worker_end_in_order(
     await client.describe()
     pid = client.worker_pid
     assert pid is not None
-    waiting = asyncio.create_task(ask(client, "hang"))
-    await asyncio.sleep(0.02)
+    waiting = await ask_and_hang(client)
     await client.stop()
     assert "stopped in order" in log_path.read_text()
     assert not Path(f"/proc/{pid}").exists()
