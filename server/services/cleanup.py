@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from contract.errors import EngineError
 from server.db import files as file_rows
@@ -160,7 +161,7 @@ class Cleanup:
     async def _sweep_or_log(self, finetune_id: str) -> None:
         try:
             num_removed = await self.sweep(finetune_id)
-        except (OSError, ServiceError) as error:
+        except (OSError, ServiceError, DBAPIError) as error:
             _log.warning("sweep_failed", finetune_id=finetune_id, detail=str(error))
         else:
             if num_removed:

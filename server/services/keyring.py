@@ -95,6 +95,8 @@ class KeyRing:
         self._known = _Known(stamp=(-1, -1), shelves={})
         self._read_at = self._tried_at = -TRUSTED_SECONDS - clock()
         self._reading: asyncio.Task[None] | None = None
+        self._fault: Exception | None = None
+        """Why the last try to read them failed."""
 
     async def open(self) -> None:
         """Read the keys for the first time."""
@@ -117,6 +119,7 @@ class KeyRing:
         Raises:
             InvalidApiKeyError: It is none of ours, or was revoked.
             OverloadedError: The keys could not be read for too long.
+            Exception: The same, for whatever the database said that is not over soon.
         """
         known = await self._current()
         if self._may_be_open and not known.has_any:
@@ -144,14 +147,17 @@ class KeyRing:
         if now - self._read_at >= WAITED_FOR_SECONDS and self._reading is not None:
             await asyncio.shield(self._reading)
         if self._clock() - self._read_at >= TRUSTED_SECONDS:
+            if self._fault is not None and not isinstance(self._fault, ServiceError):
+                raise self._fault.with_traceback(None)  # each raise would make the trace longer
             raise OverloadedError("The keys cannot be read at the moment. Ask again.")
         return self._known
 
     async def _read_again(self) -> None:
         try:
             await self._read()
-        except ServiceError as error:
+        except Exception as error:  # whatever it is, the keys that are known go on for a while
             _log.warning("keys_not_read", detail=str(error))
+            self._fault = error
         finally:
             self._tried_at = self._clock()
             self._reading = None

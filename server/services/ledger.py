@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from contract import faults
@@ -318,7 +319,7 @@ class Ledger:
     async def _write(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:
             await self._database.write(work, *args, **kwargs)
-        except ServiceError as error:
+        except (ServiceError, DBAPIError) as error:
             _log.warning("delivery_not_recorded", detail=str(error))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from contract import faults
@@ -138,13 +139,13 @@ class BatchCleanup:
     async def _sweep_or_log(self, batch_id: str) -> None:
         try:
             await self.sweep(batch_id)
-        except (OSError, ServiceError) as error:
+        except (OSError, ServiceError, DBAPIError) as error:
             _log.warning("sweep_failed", batch_id=batch_id, detail=str(error))
 
     async def _remove_or_log(self) -> None:
         try:
             await self.remove_what_is_over()
-        except (OSError, ServiceError) as error:
+        except (OSError, ServiceError, DBAPIError) as error:
             _log.warning("sweep_failed", detail=str(error))
 
 
