@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy import text
 
 from server.domain.caller import DEFAULT_ACCOUNT, Limits, Scope
 from server.services.container import Services
+from server.services.keyring import KeyRing
 from server.services.keys import create_key, revoke_key
 from tests.service import Service
 
@@ -30,6 +33,14 @@ async def make_key(
     )
     await services.keys.open()
     return made.key
+
+
+def ring_by_hand(service: Service, monkeypatch: pytest.MonkeyPatch) -> tuple[KeyRing, list[float]]:
+    """The key ring, and its clock: one number, which a test moves."""
+    now = [time.monotonic()]
+    ring = services_of(service).keys
+    monkeypatch.setattr(ring, "_clock", lambda: now[0])
+    return ring, now
 
 
 async def revoke(service: Service, named: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
+
+from sqlalchemy.exc import DatabaseError
 
 from tests import postgres
 
@@ -25,3 +28,10 @@ def environment_of(data_dir: Path) -> dict[str, str]:
     """What has a server of this data directory, or a command beside it, use that database."""
     url = whole_system_url(data_dir)
     return {} if url is None else {"MOONTUNE_DATABASE_URL": url}
+
+
+def damage() -> DatabaseError:
+    """What a statement raises that meets a damaged page."""
+    met = sqlite3.DatabaseError("database disk image is malformed")
+    met.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return DatabaseError("SELECT", {}, met)

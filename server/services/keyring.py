@@ -119,7 +119,7 @@ class KeyRing:
         Raises:
             InvalidApiKeyError: It is none of ours, or was revoked.
             OverloadedError: The keys could not be read for too long.
-            Exception: The same, for whatever the database said that is not over soon.
+            DBAPIError: The same, because the database is damaged.
         """
         known = await self._current()
         if self._may_be_open and not known.has_any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from server.backup import BackupError, back_up
 from server.config import ServerConfig
-from server.db import migrate, train_requests
+from server.db import migrate
 from server.db.trouble import is_damage
 from server.services import keyring
 from server.verification import verify
-from tests.accounts import calling_with, make_key, services_of
+from tests.accounts import calling_with, make_key, ring_by_hand, services_of
+from tests.databases import damage
 from tests.service import Service, refusal
 
 PAGE_BYTES = 4096
@@ -62,13 +62,6 @@ def checkpoint(service: Service) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def damage() -> DatabaseError:
-    """What a statement raises that meets a damaged page."""
-    met = sqlite3.DatabaseError("database disk image is malformed")
-    met.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return DatabaseError("SELECT", {}, met)
-
-
 async def fail(*_: Any, **__: Any) -> Any:
     raise damage()
 
@@ -79,9 +72,7 @@ async def test_keys_that_were_known_go_on_for_a_while_and_then_all_calls_are_ref
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By 409 each time, not by 503 until they are read again and 409 then."""
-    now = [time.monotonic()]
-    ring = services_of(service).keys
-    monkeypatch.setattr(ring, "_clock", lambda: now[0])
+    ring, now = ring_by_hand(service, monkeypatch)
     key = await make_key(service)
     assert (await ring.caller_of(key)).account_id == "default"
     whole = ring._database.read
@@ -97,28 +88,6 @@ async def test_keys_that_were_known_go_on_for_a_while_and_then_all_calls_are_ref
         monkeypatch.setattr(ring._database, "read", whole)
         now[0] += keyring.FRESH_SECONDS
         assert (await caller.get("/v1/tuning/finetunes")).status_code == 200
-
-
-@pytest.mark.anyio
-@pytest.mark.database("sqlite")
-async def test_an_answer_counts_as_taken_where_the_mark_of_it_meets_damage(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    database = services_of(service).database
-    finetune_id = await service.create()
-    write = database.write
-
-    async def lose_the_mark(work: Any, *args: Any, **kwargs: Any) -> Any:
-        return await (fail if work is train_requests.mark_delivered else write)(
-            work, *args, **kwargs
-        )
-
-    monkeypatch.setattr(database, "write", lose_the_mark)
-    with structlog.testing.capture_logs() as logs:
-        for step in (1, 2):
-            assert (await service.train(finetune_id)).json()["step"] == step
-        await service.settled()
-    assert [entry["event"] for entry in logs].count("delivery_not_recorded") == 2
 
 
 @pytest.mark.anyio

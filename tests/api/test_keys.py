@@ -19,7 +19,7 @@ from server.cli import app as command_line
 from server.domain.caller import Scope
 from server.domain.keys import draw_key
 from server.services import keyring
-from tests.accounts import calling_with, flushed, make_key, revoke, rows, services_of
+from tests.accounts import calling_with, flushed, make_key, revoke, ring_by_hand, rows, services_of
 from tests.api.conftest import Serve
 from tests.factories import make_request
 from tests.service import Service, refusal, until
@@ -205,9 +205,7 @@ async def test_keys_are_known_while_the_database_does_not_answer(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a while; then nobody is let in, and when it answers again everybody is."""
-    now = [time.monotonic()]
-    ring = services_of(service).keys
-    monkeypatch.setattr(ring, "_clock", lambda: now[0])
+    ring, now = ring_by_hand(service, monkeypatch)
     key = await make_key(service)
     reads = Counter[str]()
     read = ring._database.read

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -23,6 +24,7 @@ from server.services.ledger import MAX_REPLAYS
 from server.services.step_commit import commit_step
 from server.services.train_order import HeldOrder
 from tests.api.conftest import Serve
+from tests.databases import damage
 from tests.service import Service, refusal, until
 from tests.watched import WatchedCall, post_watched, train_watched
 
@@ -222,8 +224,9 @@ async def test_a_refused_step_between_leaves_what_is_known_of_the_answer_before(
     assert (await second.answered()).json["step"] == 2
 
 
+@pytest.mark.parametrize("error", [OverloadedError("busy"), damage()], ids=["busy", "damaged"])
 async def test_a_delivery_that_could_not_be_written_is_known_after_a_refused_step(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     finetune_id = await service.create()
     database: Database = service.app.state.services.database
@@ -231,13 +234,16 @@ async def test_a_delivery_that_could_not_be_written_is_known_after_a_refused_ste
 
     async def lose_the_mark(work: Any, *args: Any, **kwargs: Any) -> Any:
         if work is train_requests.mark_delivered:
-            raise OverloadedError("busy")
+            raise error
         return await write(work, *args, **kwargs)
 
     monkeypatch.setattr(database, "write", lose_the_mark)
-    await trained(service, finetune_id, Fate.TAKEN)
-    await _refused_by_the_worker(service, finetune_id)
-    assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 2
+    with structlog.testing.capture_logs() as logs:
+        await trained(service, finetune_id, Fate.TAKEN)
+        await _refused_by_the_worker(service, finetune_id)
+        assert (await trained(service, finetune_id, Fate.TAKEN)).json["step"] == 2
+        await service.settled()
+    assert [entry["event"] for entry in logs].count("delivery_not_recorded") == 2
 
 
 async def test_a_fate_that_stays_open_counts_as_not_taken(
