@@ -48,8 +48,8 @@ async def test_a_call_on_a_damaged_database_is_refused_for_good(service: Service
     message = refusal(answer, 409, "state_damaged")["message"]
     assert "restore a backup" in message
     assert str(service.data_dir) not in answer.text
-    path.write_bytes(whole)  # what an operator brings back is used at once
-    checkpoint(service)
+    path.write_bytes(whole)
+    checkpoint(service)  # as a restart does: a connection keeps the pages that it has read
     assert (await service.get(address)).status_code == 200
 
 
